@@ -1,0 +1,32 @@
+"""The softmax family for NumPy arrays: fast, exact to two ULP, the same bits on every machine.
+
+The default axis is -1, the last, as in JAX, Keras, TensorFlow and ONNX. SciPy's is None, the whole array:
+``scipy.special.softmax(x)`` is ``fastsoftmax.softmax(x, axis=None)``.
+
+Every function takes arrays of any shape, strides and byte order, of dtype float16, bfloat16 (of
+ml_dtypes), float32 and float64, whose dtype the result keeps; integers, bool and lists give float64.
+
+Examples
+--------
+>>> from fastsoftmax import softmax
+>>> softmax([1.5, 2.2, -0.3, 0.8]).round(2)
+array([0.27, 0.55, 0.04, 0.14])
+"""
+
+from fastsoftmax._core import (
+    InternalError,
+    __version__,
+    build_info,
+    get_num_threads,
+    set_num_threads,
+    softmax,
+)
+
+__all__ = [
+    "InternalError",
+    "__version__",
+    "build_info",
+    "get_num_threads",
+    "set_num_threads",
+    "softmax",
+]

@@ -1,0 +1,87 @@
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+_Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
+_Mask: TypeAlias = ArrayLike | None
+_Float = TypeVar("_Float", np.float16, np.float32, np.float64)
+_Out = TypeVar("_Out", bound=NDArray[Any])
+# What is not a float becomes float64.
+_Whole: TypeAlias = np.bool | np.integer[Any]
+
+class _BuildInfo(TypedDict):
+    version: str
+    level: str
+    levels: list[str]
+    threads: int
+    debug: bool
+
+class InternalError(RuntimeError): ...
+
+__version__: str
+
+@overload
+def softmax(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: _Out,
+    threads: SupportsIndex | None = None,
+) -> _Out: ...
+@overload
+def softmax(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: type[_Float] | np.dtype[_Float],
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float]: ...
+@overload
+def softmax(
+    x: NDArray[_Float],
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float]: ...
+@overload
+def softmax(
+    x: NDArray[_Whole],
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[np.float64]: ...
+@overload
+def softmax(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[Any]: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: SupportsIndex | None, /) -> None: ...
+def build_info() -> _BuildInfo: ...
+def _panic(elements: SupportsIndex, /) -> None: ...

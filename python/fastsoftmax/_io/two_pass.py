@@ -1,0 +1,246 @@
+"""Softmax along an axis that is cut into pieces: the mathematics of ``io.stream`` along the first axis.
+
+The pieces are tiles of rows; a column is one distribution, of which a tile holds a part.
+
+Pass 1 folds the tiles, in order, into two numbers per column: the maximum m, exact, and
+rest = the sum of exp((x - m)/T) over all elements but one that equals m.
+Pass 2 writes, tile by tile, exp((x - m)/T) / (1 + rest), or (x - m)/T - log1p(rest).
+
+Why not "x - logsumexp(x)": at m = 1e20 the logarithm of the sum is lost in m, and at m = 20 its rounding
+alone is 8 ULP of a float64 result. Why the rest and not the sum: log_softmax near 0 is -log1p(rest), and 1 +
+1e-9 has lost the digits of the 1e-9.
+
+Results narrower than float64 come from the library's own kernels, computed in float64 and rounded once. A
+float64 result has no wider type to be computed in, so there the rounding errors of x - m, of the division by
+T and of the sum are carried along by error-free transformations (Knuth's TwoSum, Dekker's product) and
+multiplied back in. At most 2 ULP, as everywhere in the library; the exception is a float64 logsumexp where m
+and log1p(rest) cancel, which keeps 2 ULP of the larger of the two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Array = npt.NDArray[Any]
+    F64 = npt.NDArray[np.float64]
+
+BLOCK: Final = 1 << 15  # elements per step of the float64 way, so that its temporaries stay in the cache
+QUIET: Final[dict[str, Any]] = {"all": "ignore"}
+
+
+def _two_sum_error(a: F64, b: F64, s: F64) -> F64:
+    """Give the exact error of s = fl(a + b)."""
+    t = s - a
+    return (a - (s - t)) + (b - t)
+
+
+def _division_error(a: F64, b: F64, q: F64) -> F64:
+    """Give a/b - q for q = fl(a/b), to first order: (a - q*b)/b with Dekker's exact product."""
+    p = q * b
+    c = 134217729.0 * q
+    q_hi = c - (c - q)
+    c = 134217729.0 * b
+    b_hi = c - (c - b)
+    q_lo, b_lo = q - q_hi, b - b_hi
+    error: F64 = ((a - p) - (((q_hi * b_hi - p) + q_hi * b_lo + q_lo * b_hi) + q_lo * b_lo)) / b
+    return error
+
+
+class Columns:
+    """The state of the columns of a matrix, and both passes over its tiles.
+
+    Parameters
+    ----------
+    width : int
+        The number of columns.
+    result : numpy.dtype
+        The float dtype of the result; float64 takes the compensated way.
+    temperature : float or numpy.ndarray
+        Number, or one for each column, shape ``(width,)``.
+    threads : int or None
+        Handed to the kernels.
+    """
+
+    def __init__(
+        self, width: int, result: np.dtype[Any], temperature: float | F64, threads: int | None
+    ) -> None:
+        self.m: F64 = np.full(width, -np.inf)
+        self.rest: F64 = np.full(width, -1.0)  # 1 + rest = 0: the empty sum
+        self.rest_low: F64 = np.zeros(width)
+        self.exact = result == np.float64
+        self.result = result
+        self.temperature = temperature
+        self.threads = threads
+        self._wide: Array = np.empty(0)
+
+    # -- pass 1 ----------------------------------------------------------------------------------------------
+
+    def fold(self, x: Array) -> None:
+        """Take in the next tile, shape ``(rows, width)``."""
+        if x.size == 0:
+            return
+        with np.errstate(**QUIET):
+            if self.exact:
+                for block in self._blocks(len(x)):
+                    self._merge(*self._fold_exactly(np.asarray(x[block], np.float64)))
+            else:
+                self._merge(*self._fold_by_kernel(x))
+
+    def _blocks(self, rows: int) -> Iterator[slice]:
+        step = max(1, BLOCK // max(1, len(self.m)))
+        for start in range(0, rows, step):
+            yield slice(start, start + step)
+
+    def _fold_by_kernel(self, x: Array) -> tuple[F64, F64, F64]:
+        import fastsoftmax as fs
+
+        wide = self._scratch(x.shape)
+        fs.log_softmax(
+            x, 0, dtype=np.float64, temperature=self._row_temperature(), out=wide, threads=self.threads
+        )
+        m = x.max(axis=0).astype(np.float64)
+        rest = np.expm1(-wide.max(axis=0))  # the largest is -log1p(rest)
+        rest[np.isneginf(m)] = -1.0
+        return m, rest, np.zeros_like(m)
+
+    def _fold_exactly(self, x: F64) -> tuple[F64, F64, F64]:
+        m = x.max(axis=0)
+        q, correction = self._exp(x, m)
+        q += q * correction
+        q[x.argmax(axis=0), np.arange(q.shape[1])] = 0.0
+        # By halves, then with the errors kept: what adding in order would lose grows with the number of rows.
+        rows = len(q)
+        while rows > 16:
+            half = rows // 2
+            q[:half] += q[rows - half : rows]
+            rows -= half
+        high, low = q[0].copy(), np.zeros_like(m)
+        for row in q[1:rows]:
+            s = high + row
+            low += _two_sum_error(high, row, s)
+            high = s
+        empty = np.isneginf(m)
+        high[empty] = -1.0
+        low[empty] = 0.0
+        return m, high, low
+
+    def _merge(self, m: F64, rest: F64, low: F64) -> None:
+        """Merge a part: the one with the smaller maximum contributes its whole sum, 1 + rest, scaled."""
+        swap = m > self.m
+        top = np.maximum(m, self.m)  # NaN stays
+        small = np.where(swap, self.m, m)
+        total, total_low = self._total(np.where(swap, self.rest, rest), np.where(swap, self.rest_low, low))
+        q, correction = self._exp(small[None, :], top)
+        scale, slip = q[0], correction[0] if isinstance(correction, np.ndarray) else correction
+        grown = total * scale
+        kept = np.where(swap, rest, self.rest)
+        s = kept + grown
+        self.rest_low = _two_sum_error(kept, grown, s) + np.where(swap, low, self.rest_low)
+        self.rest_low += scale * (total_low + total * slip)
+        self.rest_low[~np.isfinite(self.rest_low)] = 0.0
+        self.rest, self.m = s, top
+
+    @staticmethod
+    def _total(rest: F64, low: F64) -> tuple[F64, F64]:
+        one = np.ones_like(rest)
+        total = one + rest
+        return total, _two_sum_error(one, rest, total) + low
+
+    # -- what the passes share -------------------------------------------------------------------------------
+
+    def _scratch(self, shape: tuple[int, ...]) -> Array:
+        size = shape[0] * shape[1]
+        if self._wide.size < size:
+            self._wide = np.empty(size)
+        return self._wide[:size].reshape(shape)
+
+    def _row_temperature(self) -> Any:
+        """Give the temperature as the functions want it: length 1 along the axis."""
+        return self.temperature if np.ndim(self.temperature) == 0 else np.asarray(self.temperature)[None, :]
+
+    def _shift(self, x: F64, m: F64) -> tuple[F64, F64 | float]:
+        """Give d = fl((x - m)/T) and its error; x may be -inf, m may not be finite."""
+        minus = np.where(np.isfinite(m), -m, 0.0)  # not inf - inf: those columns are settled at the end
+        d = x + minus
+        error: F64 | float = 0.0
+        if self.exact:
+            error = _two_sum_error(x, np.broadcast_to(minus, x.shape), d)
+        if np.ndim(self.temperature) or self.temperature != 1.0:
+            divisor = np.broadcast_to(self.temperature, d.shape)
+            q = d / divisor
+            if self.exact:
+                error = (error / divisor) + _division_error(d, divisor, q)
+            d = q
+        if isinstance(error, np.ndarray):
+            error[~np.isfinite(error)] = 0.0
+        return d, error
+
+    def _exp(self, x: F64, m: F64) -> tuple[F64, F64 | float]:
+        """Give exp((x - m)/T) as q and the correction c: q*(1 + c)."""
+        d, error = self._shift(x, m)
+        return np.exp(d, out=d), error
+
+    # -- after pass 1 and in pass 2 --------------------------------------------------------------------------
+
+    def logsumexp(self) -> F64:
+        """Give log sum exp of every column: m + log1p(rest)."""
+        with np.errstate(**QUIET):
+            return np.where(np.isfinite(self.m), self.m + self._log_total(), self.m)
+
+    def _log_total(self) -> F64:
+        # log1p has no second word for the low part: its slope is 1/(1 + rest).
+        return np.asarray(np.log1p(self.rest) + self.rest_low / (1.0 + self.rest))
+
+    def log_softmax(self, x: Array, out: Array) -> None:
+        """Write the log-probabilities of a tile."""
+        with np.errstate(**QUIET):
+            log_total = np.where(np.isfinite(self.m), self._log_total(), np.nan)
+            for block in self._blocks(len(x)):
+                d, error = self._shift(np.asarray(x[block], np.float64), self.m)
+                y = d - log_total
+                # A difference of infinities has no error to speak of; otherwise both errors fit in one
+                # addition.
+                if self.exact:
+                    lost = _two_sum_error(d, np.broadcast_to(-log_total, d.shape), y) + error
+                    lost[~np.isfinite(lost)] = 0.0
+                    y += lost
+                out[block] = y
+
+    def softmax(self, x: Array, out: Array) -> None:
+        """Write the probabilities of a tile."""
+        with np.errstate(**QUIET):
+            if not self.exact:
+                self._softmax_by_kernel(x, out)
+                return
+            high, low = self._total(self.rest, self.rest_low)
+            high = np.where(np.isfinite(self.m), high, np.nan)
+            slip = low / high
+            for block in self._blocks(len(x)):
+                q, correction = self._exp(np.asarray(x[block], np.float64), self.m)
+                q += q * (correction - slip)
+                np.divide(q, high, out=out[block])
+
+    def _softmax_by_kernel(self, x: Array, out: Array) -> None:
+        """Scale the tile's own softmax by the tile's share of the whole column."""
+        import fastsoftmax as fs
+
+        wide = self._scratch(x.shape)
+        fs.softmax(
+            x, 0, dtype=np.float64, temperature=self._row_temperature(), out=wide, threads=self.threads
+        )
+        m = x.max(axis=0).astype(np.float64)
+        q, _ = self._exp(m[None, :], self.m)
+        share = q[0] / (wide.max(axis=0) * (1.0 + self.rest))  # the tile's sum is 1/(its largest probability)
+        empty = np.isneginf(m)
+        if empty.any():  # NaN by itself, 0 as a part of a column that has something elsewhere
+            wide[:, empty] = 0.0
+            share[empty] = 1.0
+        share[~np.isfinite(self.m)] = np.nan
+        np.multiply(wide, share, out=wide)
+        out[...] = wide

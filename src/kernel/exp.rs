@@ -1,0 +1,232 @@
+//! The exponential of a logit, unrounded: the one piece of arithmetic that every function shares.
+//!
+//! For a row with temperature T, a *shift* takes the place of the maximum that others subtract. Subtracting rounds,
+//! and the exponential multiplies that rounding error by the logit's size; dividing by a power of two is exact.
+//! With k = rint(max / T * log2(e)) the term of logit x is
+//!
+//! ```text
+//! exp(x / T) * 2^(64 - k) = s * (1 + p)        s a power of two, 1 + p in [0.70, 1.42]
+//!
+//! z = x * (log2(e) / T) + (magic + 191 - k)    one fma; the low bits of z are the biased exponent of s
+//! n = z - (magic + 191 - k)                    x / T is about n * ln 2
+//! t = (x - n * (T ln 2)) / T                   two fma, ln 2 in two parts; the first is exact
+//! p = t + t^2 * (c2 + c3 t + ... + c6 t^4)     within 2^-25.5 of exp(t) - 1
+//! s = bits(z) << 23
+//! ```
+//!
+//! (The numbers are float32's; float64 has 512 for 64, and a polynomial of degree 11.) s and p are kept apart:
+//! sums add s and s p with what rounding takes from them (`fold`), quotients are rounded once (`row`).
+//!
+//! Three things need more, and cost a few instructions only where they occur:
+//! 1. Logits far below the maximum: x is first held to the logit for which n is the least exponent, where s = 0.
+//! 2. A temperature other than 1: T ln 2 and 1 / T in two parts each.
+//! 3. |max| / T above 4,096, where z has no bits left for it: the maximum itself is subtracted (the *base*). That
+//!    is exact wherever the result is not 0, by Sterbenz' lemma: x and max are then within a factor of two.
+//!    Temperatures beyond 2^±40 are brought to [1, 2) together with the logits, by an exact power of two.
+
+use super::double::{Double, power_of_two};
+use super::real::Real;
+use crate::simd::Vector;
+
+/// |max| / T up to which the power-of-two shift alone is enough.
+const SHIFT_LIMIT: f64 = 4096.0;
+
+/// The exponents of temperatures that need no scaling.
+const UNSCALED: std::ops::RangeInclusive<i32> = -40..=40;
+
+/// A row's temperature, in the parts that the reduction multiplies by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Temperature<T> {
+    /// The temperature as the caller gave it.
+    pub(crate) value: f64,
+    /// The temperature after scaling.
+    scaled: f64,
+    /// What logits are multiplied by before anything else: 1, or a power of two.
+    scale: f64,
+    wide_log2_e: f64,
+    log2_e: T,
+    ln_2: (T, T),
+    inverse: (T, T),
+}
+
+impl<T: Real> Temperature<T> {
+    /// The parts of a temperature that `options` found to be positive and finite.
+    pub(crate) fn new(value: f64) -> Self {
+        let exponent = exponent_of(value);
+        let (scale, scaled) = if UNSCALED.contains(&exponent) {
+            (1.0, value)
+        } else {
+            // 2^-exponent in two factors: one alone may be out of range. (A subnormal temperature ends in
+            // [2^-51, 1), where the reduction is as good.)
+            (power_of_two(-exponent), value * power_of_two(-(exponent / 2)) * power_of_two(exponent / 2 - exponent))
+        };
+        let inverse = Double::new(scaled).reciprocal();
+        Self {
+            value,
+            scaled,
+            scale,
+            wide_log2_e: inverse.times(std::f64::consts::LOG2_E).high,
+            log2_e: T::from_f64(inverse.times(std::f64::consts::LOG2_E).high),
+            ln_2: T::split(Double::LN_2.times(scaled)),
+            inverse: T::split(inverse),
+        }
+    }
+
+    /// Whether the logits can be used as they are.
+    #[inline(always)]
+    pub(crate) fn is_one(&self) -> bool {
+        self.value.to_bits() == 1.0f64.to_bits()
+    }
+
+    /// Whether a maximum is too large for the power-of-two shift alone.
+    #[inline(always)]
+    pub(crate) fn needs_base(&self, max: T) -> bool {
+        max.to_f64().abs() > SHIFT_LIMIT * self.value
+    }
+
+    /// The shift for a maximum, which must be finite.
+    #[inline(always)]
+    pub(crate) fn shift(&self, max: T, base: T) -> Shift<T> {
+        let relative = (max.to_f64() - base.to_f64()) * self.scale;
+        Shift { base, k: (relative * self.wide_log2_e).round_ties_even() }
+    }
+}
+
+/// The exponent of a positive float64; subnormal ones count as the least normal one.
+fn exponent_of(value: f64) -> i32 {
+    ((value.to_bits() >> 52) as i32 - 1023).max(-1022)
+}
+
+/// What is taken off every logit of a row: terms are exp((x - base) / T) * 2^(OFFSET - k).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shift<T> {
+    /// 0, or the row's maximum.
+    pub(crate) base: T,
+    /// The power of two: an integer of at most 13 bits.
+    pub(crate) k: f64,
+}
+
+/// How much of the reduction some logits need; each includes the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    /// All terms in the normal range, temperature 1, no base.
+    Plain = 0,
+    /// Terms may vanish.
+    Clamped = 1,
+    /// A temperature, a base, or both.
+    General = 2,
+}
+
+/// The constants that do not change from element to element, a lane each.
+#[derive(Clone, Copy)]
+pub(crate) struct Exp<V: Vector> {
+    token: V::Token,
+    log2_e: V,
+    magic: V,
+    ln_2: (V, V),
+    least: V,
+    base: V,
+    scale: V,
+    inverse: (V, V),
+}
+
+impl<V: Vector> Exp<V> {
+    /// The same shift and temperature in every lane.
+    #[inline(always)]
+    pub(crate) fn new(token: V::Token, temperature: &Temperature<V::Scalar>, shift: Shift<V::Scalar>) -> Self {
+        let splat = |value| V::splat(token, value);
+        Self {
+            token,
+            log2_e: splat(temperature.log2_e),
+            magic: splat(Self::magic(shift)),
+            ln_2: (splat(temperature.ln_2.0), splat(temperature.ln_2.1)),
+            least: splat(Self::least(temperature, shift)),
+            base: splat(shift.base),
+            scale: splat(V::Scalar::from_f64(temperature.scale)),
+            inverse: (splat(temperature.inverse.0), splat(temperature.inverse.1)),
+        }
+    }
+
+    /// A shift for each lane, and a temperature for each, or one for all.
+    #[inline(always)]
+    pub(crate) fn of_lanes(
+        token: V::Token,
+        temperatures: &[Temperature<V::Scalar>],
+        base: &[V::Scalar; 16],
+        k: &[f64; 16],
+    ) -> Self {
+        let first = Shift { base: base[0], k: k[0] };
+        let mut exp = Self::new(token, &temperatures[0], first);
+        let (mut magic, mut least) = (exp.magic.to_array(), exp.least.to_array());
+        for j in 0..V::LANES {
+            let shift = Shift { base: base[j], k: k[j] };
+            magic.as_mut()[j] = Self::magic(shift);
+            least.as_mut()[j] = Self::least(&temperatures[if temperatures.len() == 1 { 0 } else { j }], shift);
+        }
+        exp.magic = V::load(token, magic.as_ref());
+        exp.least = V::load(token, least.as_ref());
+        exp.base = V::load(token, base);
+        if temperatures.len() > 1 {
+            exp.log2_e = Self::lanes(token, temperatures, |t| t.log2_e);
+            exp.ln_2 = (Self::lanes(token, temperatures, |t| t.ln_2.0), Self::lanes(token, temperatures, |t| t.ln_2.1));
+            exp.scale = Self::lanes(token, temperatures, |t| V::Scalar::from_f64(t.scale));
+            exp.inverse =
+                (Self::lanes(token, temperatures, |t| t.inverse.0), Self::lanes(token, temperatures, |t| t.inverse.1));
+        }
+        exp
+    }
+
+    #[inline(always)]
+    fn lanes(
+        token: V::Token,
+        temperatures: &[Temperature<V::Scalar>],
+        part: impl Fn(&Temperature<V::Scalar>) -> V::Scalar,
+    ) -> V {
+        let mut lanes = V::splat(token, V::Scalar::ZERO).to_array();
+        for (lane, temperature) in lanes.as_mut().iter_mut().zip(temperatures) {
+            *lane = part(temperature);
+        }
+        V::load(token, lanes.as_ref())
+    }
+
+    /// Minus the exponent n for which s is 0.
+    const LEAST: f64 = (V::Scalar::BIAS + V::Scalar::OFFSET) as f64;
+
+    /// What rounds to n and leaves the biased exponent of s in the low bits.
+    #[inline(always)]
+    fn magic(shift: Shift<V::Scalar>) -> V::Scalar {
+        V::Scalar::from_f64(V::Scalar::MAGIC.to_f64() + (Self::LEAST - shift.k))
+    }
+
+    /// The scaled logit whose n is the least exponent.
+    #[inline(always)]
+    fn least(temperature: &Temperature<V::Scalar>, shift: Shift<V::Scalar>) -> V::Scalar {
+        let n = shift.k - Self::LEAST;
+        V::Scalar::from_f64(n * std::f64::consts::LN_2 * temperature.scaled)
+    }
+
+    /// `(p, s)` of each lane: its term is s * (1 + p). NaN gives a p that is NaN.
+    #[inline(always)]
+    pub(crate) fn term<const MODE: u8>(&self, x: V) -> (V, V) {
+        let mut x = x;
+        if MODE >= Mode::General as u8 {
+            x = x.sub(self.base).mul(self.scale);
+        }
+        if MODE >= Mode::Clamped as u8 {
+            x = self.least.max(x);
+        }
+        let z = x.mul_add(self.log2_e, self.magic);
+        let minus_n = self.magic.sub(z);
+        let mut t = minus_n.mul_add(self.ln_2.1, minus_n.mul_add(self.ln_2.0, x));
+        if MODE >= Mode::General as u8 {
+            t = t.mul_add(self.inverse.0, t.mul(self.inverse.1));
+        }
+        let mut coefficients = V::Scalar::POLYNOMIAL.iter().rev().map(|c| V::splat(self.token, *c));
+        let mut q = coefficients.next().unwrap_or(x);
+        for coefficient in coefficients {
+            q = q.mul_add(t, coefficient);
+        }
+        let p = q.mul(t).mul_add(t, t);
+        (p, z.exponent_from_low_bits())
+    }
+}

@@ -1,0 +1,343 @@
+//! One read of a row: its extremes, and the sum of its terms.
+//!
+//! ```text
+//! for each chunk of 1,024 logits:                  the chunk is in the first cache from here on
+//!     (max, min) of the chunk
+//!     k = rint(max log2(e) / T)                    its own shift: powers of two are exact, so chunks merge exactly
+//!     for each vector, lane j:                     lane j has the elements j, j + 16, j + 32, ... of the chunk
+//!         e = s + s p                              rounded
+//!         (sum_j, rest_j) += what e really is      Fast2Sum, then what rounding took from e itself
+//!     chunk = halving tree over the lanes          lane j and j + 8, j and j + 4, ...
+//! row = chunk + chunk + ...                        in order; 64 chunks make a block, blocks add up in order
+//! ```
+//!
+//! The order depends on indices alone, never on threads, alignment or registers: `column` follows it too. The
+//! running sum starts at a power of two above every term (the *guard*), so that Fast2Sum needs no comparison; the
+//! guard comes off exactly at the end. What is left of rounding is the error of p alone, 2^-26 of a term.
+
+use super::exp::{Exp, Mode, Shift, Temperature};
+use super::real::Real;
+use crate::simd::{Simd, Vector};
+
+/// Elements that share a shift; the unit of which sums are made.
+pub(crate) const CHUNK: usize = 1024;
+
+/// Elements whose chunks are added up before they join the row: the unit that threads take from one row.
+pub(crate) const BLOCK: usize = 64 * CHUNK;
+
+/// The largest and the smallest of some logits, NaN left aside.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Extent<T> {
+    /// Minus infinity where there is nothing but NaN.
+    pub(crate) max: T,
+    /// Infinity where there is nothing but NaN.
+    pub(crate) min: T,
+}
+
+impl<T: Real> Extent<T> {
+    /// The extent of nothing.
+    pub(crate) const EMPTY: Self = Self { max: T::NEG_INFINITY, min: T::INFINITY };
+
+    /// The extent of both.
+    #[inline(always)]
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            max: if other.max > self.max { other.max } else { self.max },
+            min: if other.min < self.min { other.min } else { self.min },
+        }
+    }
+
+    /// What the logits within ask of the reduction.
+    #[inline(always)]
+    pub(crate) fn mode(self, temperature: &Temperature<T>, shift: Shift<T>) -> Mode {
+        let highest = (shift.k * std::f64::consts::LN_2).max(self.max.to_f64());
+        if !temperature.is_one() || shift.base != T::ZERO {
+            Mode::General
+        } else if highest - self.min.to_f64() <= T::NARROW {
+            Mode::Plain
+        } else {
+            Mode::Clamped
+        }
+    }
+}
+
+/// The extent of a slice.
+#[inline(always)]
+pub(crate) fn extent<S: Simd, T: Real>(token: S, x: &[T]) -> Extent<T> {
+    let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
+    let highest = T::Vector::<S>::splat(token, T::INFINITY);
+    let lanes = T::Vector::<S>::LANES;
+    // Four of each: the operations take four cycles and do not depend on each other.
+    let (mut max, mut min) = ([lowest; 4], [highest; 4]);
+    let mut blocks = x.chunks_exact(4 * lanes);
+    for block in &mut blocks {
+        for i in 0..4 {
+            let v = T::Vector::<S>::load(token, &block[i * lanes..]);
+            max[i] = v.max(max[i]);
+            min[i] = v.min(min[i]);
+        }
+    }
+    let mut vectors = blocks.remainder().chunks_exact(lanes);
+    for (i, vector) in (&mut vectors).enumerate() {
+        let v = T::Vector::<S>::load(token, vector);
+        max[i] = v.max(max[i]);
+        min[i] = v.min(min[i]);
+    }
+    let tail = vectors.remainder();
+    if !tail.is_empty() {
+        max[3] = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY).max(max[3]);
+        min[3] = T::Vector::<S>::load_partial(token, tail, T::INFINITY).min(min[3]);
+    }
+    let max = max[0].max(max[1]).max(max[2].max(max[3])).to_array();
+    let min = min[0].min(min[1]).min(min[2].min(min[3])).to_array();
+    Extent {
+        max: halve(max, |a, b| if a > b { a } else { b }),
+        min: halve(min, |a, b| if a < b { a } else { b }),
+    }
+}
+
+/// Combines lanes j and j + h for h = half the lanes, a quarter, ..., 1.
+#[inline(always)]
+fn halve<A: AsMut<[T]>, T: Copy>(mut lanes: A, combine: impl Fn(T, T) -> T) -> T {
+    let lanes = lanes.as_mut();
+    let mut half = lanes.len() / 2;
+    while half > 0 {
+        for j in 0..half {
+            lanes[j] = combine(lanes[j], lanes[j + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Sums of terms, a lane each, with what rounding took from them.
+#[derive(Clone, Copy)]
+pub(crate) struct Sum<V> {
+    sum: V,
+    rest: V,
+}
+
+impl<V: Vector> Sum<V> {
+    /// A power of two that no term exceeds: the terms of a maximum are below 2^(OFFSET + 1/2).
+    #[inline(always)]
+    fn guard() -> V::Scalar {
+        V::Scalar::from_f64(super::double::power_of_two(V::Scalar::OFFSET + 1))
+    }
+
+    /// No terms.
+    #[inline(always)]
+    pub(crate) fn new(token: V::Token) -> Self {
+        Self { sum: V::splat(token, Self::guard()), rest: V::splat(token, V::Scalar::ZERO) }
+    }
+
+    /// Adds s * (1 + p) to each lane.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, p: V, s: V) {
+        let e = p.mul_add(s, s);
+        let sum = self.sum.add(e);
+        let added = sum.sub(self.sum);
+        // s - added is exact, and so this is s + s p - added, rounded once.
+        self.rest = self.rest.add(p.mul_add(s, s.sub(added)));
+        self.sum = sum;
+    }
+
+    /// The sum of each lane; those past `LANES` are empty.
+    #[inline(always)]
+    pub(crate) fn lanes(self) -> [<V::Scalar as Real>::Wide; 16] {
+        let sum = self.sum.to_array();
+        let rest = self.rest.to_array();
+        let mut lanes = [Default::default(); 16];
+        for j in 0..V::LANES {
+            lanes[j] = V::Scalar::wide(sum.as_ref()[j].minus(Self::guard()), rest.as_ref()[j]);
+        }
+        lanes
+    }
+
+    /// The sum over the lanes.
+    #[inline(always)]
+    pub(crate) fn total(self) -> <V::Scalar as Real>::Wide {
+        let mut lanes = self.lanes();
+        halve(&mut lanes[..V::LANES], V::Scalar::add_wide)
+    }
+}
+
+/// The sum of terms of a slice of at most [`CHUNK`] logits. The line `ahead` elements on is asked for meanwhile.
+#[inline(always)]
+pub(crate) fn sum<S: Simd, T: Real>(
+    token: S,
+    x: &[T],
+    exp: &Exp<T::Vector<S>>,
+    mode: Mode,
+    ahead: usize,
+) -> T::Wide {
+    match mode {
+        Mode::Plain => sum_in_mode::<S, T, { Mode::Plain as u8 }>(token, x, exp, ahead),
+        Mode::Clamped => sum_in_mode::<S, T, { Mode::Clamped as u8 }>(token, x, exp, ahead),
+        Mode::General => sum_in_mode::<S, T, { Mode::General as u8 }>(token, x, exp, ahead),
+    }
+}
+
+#[inline(always)]
+fn sum_in_mode<S: Simd, T: Real, const MODE: u8>(
+    token: S,
+    x: &[T],
+    exp: &Exp<T::Vector<S>>,
+    ahead: usize,
+) -> T::Wide {
+    let mut sum = Sum::new(token);
+    let mut vectors = x.chunks_exact(T::Vector::<S>::LANES);
+    for vector in &mut vectors {
+        token.prefetch(vector, ahead);
+        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
+        sum.add(p, s);
+    }
+    let tail = vectors.remainder();
+    if !tail.is_empty() {
+        // The lanes past the end hold minus infinity, whose term is 0 in every mode but the plain one.
+        let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
+        let (p, s) = if MODE == Mode::Plain as u8 {
+            exp.term::<{ Mode::Clamped as u8 }>(tail)
+        } else {
+            exp.term::<MODE>(tail)
+        };
+        sum.add(p, s);
+    }
+    sum.total()
+}
+
+/// A sum of terms that carry the power of two 2^(OFFSET - k).
+#[derive(Clone, Copy)]
+pub(crate) struct Partial<T: Real> {
+    pub(crate) k: f64,
+    pub(crate) sum: T::Wide,
+}
+
+impl<T: Real> Partial<T> {
+    /// No terms. (The k of an empty sum is below every other's, far enough for a power of two of 0.)
+    #[inline(always)]
+    pub(crate) fn empty() -> Self {
+        Self { k: -1e5, sum: Default::default() }
+    }
+
+    /// The sum of both.
+    #[inline(always)]
+    pub(crate) fn plus(self, other: Self) -> Self {
+        let k = if other.k > self.k { other.k } else { self.k };
+        let scale = |partial: Self| super::double::power_of_two_at_most_one(partial.k - k);
+        Self { k, sum: T::add_scaled(self.sum, scale(self), other.sum, scale(other)) }
+    }
+}
+
+/// What one read of some logits of a row tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Fold<T: Real> {
+    /// The extremes.
+    pub(crate) extent: Extent<T>,
+    /// Whether there is a NaN.
+    pub(crate) nan: bool,
+    /// The largest logit of the chunks that were left out, because their maximum was beyond the shift's range.
+    pub(crate) skipped: T,
+    /// The base of the sum.
+    pub(crate) base: T,
+    /// The sum.
+    pub(crate) partial: Partial<T>,
+}
+
+/// Logits this many temperatures below the maximum change no sum and no result.
+const FAR: f64 = 800.0;
+
+impl<T: Real> Fold<T> {
+    /// No logits, to be summed up with `base`.
+    #[inline(always)]
+    pub(crate) fn empty(base: T) -> Self {
+        Self { extent: Extent::EMPTY, nan: false, skipped: T::NEG_INFINITY, base, partial: Partial::empty() }
+    }
+
+    /// The logits of both, which had the same base.
+    #[inline(always)]
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            extent: self.extent.with(other.extent),
+            nan: self.nan | other.nan,
+            skipped: if other.skipped > self.skipped { other.skipped } else { self.skipped },
+            base: self.base,
+            partial: self.partial.plus(other.partial),
+        }
+    }
+
+    /// The shift that all terms of the row share.
+    #[inline(always)]
+    pub(crate) fn shift(&self) -> Shift<T> {
+        Shift { base: self.base, k: self.partial.k }
+    }
+
+    /// The shift with which the logits must be read again, because chunks that count were left out.
+    #[inline(always)]
+    pub(crate) fn retry(&self, temperature: &Temperature<T>) -> Option<Shift<T>> {
+        let max = self.extent.max;
+        if self.skipped == T::NEG_INFINITY || max == T::INFINITY || self.nan {
+            return None;
+        }
+        if max.to_f64() - self.skipped.to_f64() > FAR * temperature.value {
+            return None;
+        }
+        let base = if temperature.needs_base(max) { max } else { T::ZERO };
+        Some(temperature.shift(max, base))
+    }
+}
+
+/// The fold of a block: at most [`BLOCK`] logits.
+///
+/// Every chunk has a shift of its own, or all have the `fixed` one of a [`Fold::retry`].
+#[inline(always)]
+pub(crate) fn fold<S: Simd, T: Real>(
+    token: S,
+    x: &[T],
+    temperature: &Temperature<T>,
+    fixed: Option<Shift<T>>,
+    ahead: usize,
+) -> Fold<T> {
+    let base = fixed.map_or(T::ZERO, |shift| shift.base);
+    let mut fold = Fold::empty(base);
+    for chunk in x.chunks(CHUNK) {
+        let extent = extent(token, chunk);
+        let mut part = Fold { extent, ..Fold::empty(base) };
+        let infinite = extent.max == T::NEG_INFINITY || extent.max == T::INFINITY;
+        if infinite || (fixed.is_none() && temperature.needs_base(extent.max)) {
+            part.nan = chunk.iter().any(|x| x.is_nan());
+            part.skipped = if infinite { T::NEG_INFINITY } else { extent.max };
+        } else {
+            let shift = fixed.unwrap_or_else(|| temperature.shift(extent.max, T::ZERO));
+            let exp = Exp::new(token, temperature, shift);
+            part.partial.k = shift.k;
+            part.partial.sum = sum(token, chunk, &exp, extent.mode(temperature, shift), ahead);
+            part.nan = T::double(part.partial.sum).high.is_nan();
+        }
+        fold = fold.with(part);
+    }
+    fold
+}
+
+/// The fold of a row of any length, read again where it must be.
+#[inline(always)]
+pub(crate) fn fold_row<S: Simd, T: Real>(
+    token: S,
+    x: &[T],
+    temperature: &Temperature<T>,
+    ahead: usize,
+) -> Fold<T> {
+    let mut fixed: Option<Shift<T>> = None;
+    loop {
+        let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
+        for block in x.chunks(BLOCK) {
+            row = row.with(fold(token, block, temperature, fixed, ahead));
+        }
+        if fixed.is_some() {
+            return row;
+        }
+        match row.retry(temperature) {
+            None => return row,
+            retry => fixed = retry,
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The mathematics, written once: generic over the instruction set (`simd`) and over float32 and float64.
+//!
+//! ```text
+//!            one read                          one number a row           a second read, from cache
+//! logits --> fold: max, min, sum of terms --> quotient: 1 / sum,   -->   map: s * (r + r p), or x - lse
+//!            (exp, fold)                       or log of it (log)         (exp again, row)
+//! ```
+//!
+//! - `real`, `double`: the two compute types, and numbers of twice the precision.
+//! - `exp`: the exponential of a logit as s * (1 + p). `log`: the logarithm of a sum.
+//! - `fold`: extremes and sums in a fixed order. `row`: rows that lie in memory one element after another.
+//! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
+//!
+//! The exponential is computed twice rather than stored: on every machine measured, the second computation is
+//! cheaper than the traffic of a scratch row beyond the first cache, and the quotient is then rounded once
+//! (`benches/README.md` has the figures).
+//!
+//! No unsafe code, no instruction set by name, no threads, no Python.
+
+pub(crate) mod column;
+pub(crate) mod double;
+pub(crate) mod exp;
+pub(crate) mod fold;
+pub(crate) mod real;
+pub(crate) mod row;
+
+pub(crate) use exp::Temperature;
+pub(crate) use real::Real;

@@ -1,0 +1,208 @@
+//! The two types that arithmetic is done in, float32 and float64, and their constants.
+
+use super::double::Double;
+use crate::simd::{LINE, Simd, Vector};
+
+/// float32 or float64, with all that the reduction of an exponential needs.
+///
+/// The names follow [`super::exp`], which explains them.
+pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
+    /// Coefficients of t^2, t^3, ... in exp(t) - 1 - t on |t| <= ln(2)/2 * (1 + 2^-10).
+    const POLYNOMIAL: &'static [Self];
+    /// 1.5 * 2^(mantissa bits): adding it rounds to an integer and leaves that integer in the low bits.
+    const MAGIC: Self;
+    /// The power of two that all terms carry, so that neither terms nor reciprocals leave the normal range.
+    const OFFSET: i32;
+    /// The exponent's bias.
+    const BIAS: i32;
+    /// Logits no further below the maximum than this give terms and quotients in the normal range.
+    const NARROW: f64;
+    /// The dtype's NaN, one bit pattern everywhere.
+    const NAN: Self;
+    /// Infinity.
+    const INFINITY: Self;
+    /// Minus infinity.
+    const NEG_INFINITY: Self;
+    /// Zero.
+    const ZERO: Self;
+
+    /// The vector with lanes of this type.
+    type Vector<S: Simd>: Vector<Scalar = Self, Token = S>;
+
+    /// The number of lanes of a vector.
+    const LANES: usize = LINE / size_of::<Self>();
+
+    /// What sums of chunks are kept in: twice the precision.
+    type Wide: Copy + Default + Send + Sync;
+
+    /// The nearest value.
+    fn from_f64(value: f64) -> Self;
+    /// The same value.
+    fn to_f64(self) -> f64;
+    /// The value as the sum of two, the first the nearest.
+    fn split(value: Double) -> (Self, Self);
+    /// `self - other`, rounded once.
+    fn minus(self, other: Self) -> Self;
+    /// The sum of two values of about this type's precision.
+    fn wide(high: Self, low: Self) -> Self::Wide;
+    /// `a * 2^i + b * 2^j`, where the powers of two are given and at most 1.
+    fn add_scaled(a: Self::Wide, scale_a: f64, b: Self::Wide, scale_b: f64) -> Self::Wide;
+    /// `a + b`.
+    fn add_wide(a: Self::Wide, b: Self::Wide) -> Self::Wide;
+    /// The same value.
+    fn double(wide: Self::Wide) -> Double;
+    /// The reciprocal of a sum, as the sum of two values.
+    fn reciprocal(wide: Self::Wide) -> (Self, Self);
+    /// Whether this is NaN.
+    fn is_nan(self) -> bool;
+}
+
+impl Real for f32 {
+    type Vector<S: Simd> = S::F32;
+    type Wide = f64;
+
+    // Remez, relative error 2^-28.2, computed with mpmath.
+    const POLYNOMIAL: &'static [Self] =
+        &[0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_779, 0.001_381_447];
+    const MAGIC: Self = 12_582_912.0;
+    const OFFSET: i32 = 64;
+    const BIAS: i32 = 127;
+    const NARROW: f64 = 50.0;
+    const NAN: Self = Self::NAN;
+    const INFINITY: Self = Self::INFINITY;
+    const NEG_INFINITY: Self = Self::NEG_INFINITY;
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "the one rounding")]
+    fn from_f64(value: f64) -> Self {
+        value as Self
+    }
+
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    #[inline(always)]
+    fn split(value: Double) -> (Self, Self) {
+        let first = Self::from_f64(value.high);
+        (first, Self::from_f64((value.high - f64::from(first)) + value.low))
+    }
+
+    #[inline(always)]
+    fn minus(self, other: Self) -> Self {
+        self - other
+    }
+
+    #[inline(always)]
+    fn wide(high: Self, low: Self) -> f64 {
+        f64::from(high) + f64::from(low)
+    }
+
+    #[inline(always)]
+    fn add_scaled(a: f64, scale_a: f64, b: f64, scale_b: f64) -> f64 {
+        a * scale_a + b * scale_b
+    }
+
+    #[inline(always)]
+    fn add_wide(a: f64, b: f64) -> f64 {
+        a + b
+    }
+
+    #[inline(always)]
+    fn double(wide: f64) -> Double {
+        Double::new(wide)
+    }
+
+    #[inline(always)]
+    fn reciprocal(wide: f64) -> (Self, Self) {
+        let reciprocal = 1.0 / wide;
+        let first = Self::from_f64(reciprocal);
+        (first, Self::from_f64(reciprocal - f64::from(first)))
+    }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+}
+
+impl Real for f64 {
+    type Vector<S: Simd> = S::F64;
+    type Wide = Double;
+
+    // Remez, relative error 2^-57.9, computed with mpmath.
+    const POLYNOMIAL: &'static [Self] = &[
+        0.500_000_000_000_001_1,
+        0.166_666_666_666_664_1,
+        0.041_666_666_666_529_21,
+        0.008_333_333_333_495_594,
+        0.001_388_888_894_391_500_5,
+        0.000_198_412_695_048_126_82,
+        2.480_149_277_155_983_3e-5,
+        2.755_758_731_695_224e-6,
+        2.763_037_522_765_166e-7,
+        2.499_996_785_128_830_3e-8,
+    ];
+    const MAGIC: Self = 6_755_399_441_055_744.0;
+    const OFFSET: i32 = 512;
+    const BIAS: i32 = 1023;
+    const NARROW: f64 = 500.0;
+    const NAN: Self = Self::NAN;
+    const INFINITY: Self = Self::INFINITY;
+    const NEG_INFINITY: Self = Self::NEG_INFINITY;
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn split(value: Double) -> (Self, Self) {
+        (value.high, value.low)
+    }
+
+    #[inline(always)]
+    fn minus(self, other: Self) -> Self {
+        self - other
+    }
+
+    #[inline(always)]
+    fn wide(high: Self, low: Self) -> Double {
+        Double::sum(high, low)
+    }
+
+    #[inline(always)]
+    fn add_scaled(a: Double, scale_a: f64, b: Double, scale_b: f64) -> Double {
+        let scaled = |wide: Double, scale| Double { high: wide.high * scale, low: wide.low * scale };
+        scaled(a, scale_a).plus(scaled(b, scale_b))
+    }
+
+    #[inline(always)]
+    fn add_wide(a: Double, b: Double) -> Double {
+        a.plus(b)
+    }
+
+    #[inline(always)]
+    fn double(wide: Double) -> Double {
+        wide
+    }
+
+    #[inline(always)]
+    fn reciprocal(wide: Double) -> (Self, Self) {
+        let reciprocal = wide.reciprocal();
+        (reciprocal.high, reciprocal.low)
+    }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+}

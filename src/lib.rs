@@ -1,0 +1,20 @@
+//! The softmax family over n-dimensional arrays.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod element;
+mod error;
+mod kernel;
+mod memory;
+pub mod ops;
+mod options;
+mod parallel;
+mod shape;
+mod simd;
+mod walk;
+
+pub use element::{DType, Element, Float};
+pub use error::{Error, Result};
+pub use simd::Level;
+pub use ops::softmax::{softmax, softmax_in_place, softmax_into};
+pub use options::Options;
+pub use shape::Axis;

@@ -1,0 +1,5 @@
+//! The public functions, one file each, named as in Python.
+
+pub mod softmax;
+
+

@@ -1,0 +1,84 @@
+//! What a caller may ask beside the arrays and the axis, and what is refused.
+
+use crate::error::{Error, Result};
+use crate::memory::View;
+use crate::simd::Level;
+
+/// The temperature of a call.
+#[derive(Clone, Default)]
+pub(crate) enum Temperature<'a> {
+    /// 1.
+    #[default]
+    One,
+    /// The same for all rows.
+    Number(f64),
+    /// One for each row: broadcasts against the logits, with length 1 along the axis.
+    Rows(View<'a>),
+}
+
+/// The options that all functions share. `Options::default()` is what calls without options mean.
+#[derive(Clone, Default)]
+pub struct Options<'a> {
+    pub(crate) temperature: Temperature<'a>,
+    pub(crate) mask: Option<View<'a>>,
+    pub(crate) threads: Option<usize>,
+    pub(crate) level: Option<Level>,
+    pub(crate) interrupt: Option<&'a dyn Fn() -> bool>,
+}
+
+impl<'a> Options<'a> {
+    /// No options.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Divides all logits by `temperature`.
+    #[must_use]
+    pub fn temperature(mut self, temperature: f64) -> Self {
+        self.temperature = Temperature::Number(temperature);
+        self
+    }
+
+    /// Uses at most `threads` threads, the caller's included.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Runs at a level other than [`Level::active`]. The results are the same; a level that the processor lacks
+    /// is replaced by the portable one.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = Some(level);
+        self
+    }
+
+    /// Asks `interrupt` now and then, on the caller's thread, whether to stop; the call then fails with
+    /// [`Error::Interrupted`].
+    #[must_use]
+    pub fn interrupt(mut self, interrupt: &'a dyn Fn() -> bool) -> Self {
+        self.interrupt = Some(interrupt);
+        self
+    }
+}
+
+/// Refuses what is not a temperature.
+pub(crate) fn check_temperature(value: f64) -> Result<f64> {
+    if value > 0.0 && value < f64::INFINITY {
+        return Ok(value);
+    }
+    let hint = if value == 0.0 { " (for the limit at temperature 0, use argmax)" } else { "" };
+    Err(Error::Value(format!(
+        "temperature must be a finite number greater than 0, not {value}{hint}"
+    )))
+}
+
+/// Refuses what is not a number of threads.
+pub(crate) fn check_threads(threads: usize) -> Result<usize> {
+    if threads == 0 {
+        return Err(Error::Value("threads must be at least 1, or None for the library's number".into()));
+    }
+    Ok(threads)
+}

@@ -1,0 +1,137 @@
+//! The functions that Python sees. Each reads its arguments, makes one call of `ops`, and returns the output.
+
+use std::num::NonZeroUsize;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::arg::{Array, FloatType, Mask, Output, Temperature, Threads};
+use super::VERSION;
+use super::call::{Settings, call};
+use crate::memory::View;
+use crate::shape::Axis;
+use crate::simd::Level;
+use crate::{ops, parallel};
+
+#[doc = include_str!("doc/softmax.rst")]
+#[pyfunction]
+#[pyo3(
+    signature = (x, /, axis=Axis::One(-1), *, temperature=Temperature::Number(1.0), r#where=None, dtype=None, out=None, threads=None),
+    text_signature = "(x, /, axis=-1, *, temperature=1.0, where=None, dtype=None, out=None, threads=None)"
+)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn softmax<'py>(
+    py: Python<'py>,
+    x: Array<'py>,
+    axis: Axis,
+    temperature: Temperature<'py>,
+    r#where: Option<Mask<'py>>,
+    dtype: Option<FloatType>,
+    out: Option<Output<'py>>,
+    threads: Option<Threads>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let logits = x.view("x")?;
+    let mut out = output(&x, &logits, dtype, out)?;
+    let settings = Settings {
+        temperature: temperature.view()?,
+        mask: r#where.as_ref().map(Mask::view).transpose()?,
+        threads: threads.map(|threads| threads.0),
+    };
+    let mut result = out.view()?;
+    call(py, logits.size(), settings, |options| ops::softmax::run(&logits, &mut result, &axis, options))?;
+    Ok(out.into_object())
+}
+
+/// The array that takes the result: the caller's, or a new one like `x`.
+fn output<'py>(
+    x: &Array<'py>,
+    logits: &View<'_>,
+    dtype: Option<FloatType>,
+    out: Option<Output<'py>>,
+) -> PyResult<Output<'py>> {
+    let asked = dtype.map(|dtype| dtype.0);
+    match out {
+        None => Output::like(x, &logits.shape, asked.unwrap_or(logits.dtype.result())),
+        Some(out) => out.check(asked),
+    }
+}
+
+/// Return the number of threads that calls use.
+///
+/// It is what `set_num_threads` set last; else the smallest of the number of CPUs that this process
+/// may use, by affinity and by its cgroup's quota, and of the environment variable
+/// ``FASTSOFTMAX_NUM_THREADS``, else ``RAYON_NUM_THREADS``, else ``OMP_NUM_THREADS``, where set.
+///
+/// Returns
+/// -------
+/// int
+///     At least 1. Small inputs use one thread in any case.
+///
+/// Examples
+/// --------
+/// >>> import fastsoftmax as fs
+/// >>> fs.get_num_threads() >= 1
+/// True
+#[pyfunction]
+pub(super) fn get_num_threads() -> usize {
+    parallel::num_threads()
+}
+
+/// Set the number of threads that calls use.
+///
+/// Parameters
+/// ----------
+/// n : int or None
+///     At least 1; it may be more than there are CPUs. None goes back to the default, for which see
+///     `get_num_threads`. The argument `threads` of a call takes precedence.
+///
+/// Raises
+/// ------
+/// ValueError
+///     `n` is below 1.
+///
+/// Examples
+/// --------
+/// >>> import fastsoftmax as fs
+/// >>> fs.set_num_threads(3)
+/// >>> fs.get_num_threads()
+/// 3
+/// >>> fs.set_num_threads(None)
+#[pyfunction]
+#[pyo3(signature = (n, /))]
+pub(super) fn set_num_threads(n: Option<Threads>) {
+    parallel::set_num_threads(n.and_then(|threads| NonZeroUsize::new(threads.0)));
+}
+
+/// Tell what was built and what it runs on, for bug reports and tests.
+///
+/// Returns
+/// -------
+/// dict
+///     ``version``, str: of the package. ``level``, str: the instruction set that calls use; the
+///     environment variable ``FASTSOFTMAX_SIMD`` chooses another of ``levels``, list of str: those
+///     that this processor has, the fastest last. ``threads``, int: `get_num_threads()`. ``debug``,
+///     bool: whether this is a debug build, which is many times slower.
+///
+/// Examples
+/// --------
+/// >>> import fastsoftmax as fs
+/// >>> "portable" in fs.build_info()["levels"]
+/// True
+#[pyfunction]
+pub(super) fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("version", VERSION)?;
+    info.set_item("level", Level::active().name())?;
+    info.set_item("levels", Level::available().into_iter().map(Level::name).collect::<Vec<_>>())?;
+    info.set_item("threads", parallel::num_threads())?;
+    info.set_item("debug", cfg!(debug_assertions))?;
+    Ok(info)
+}
+
+/// Fail as nothing should, so that the tests can see what becomes of a panic.
+#[pyfunction]
+#[pyo3(signature = (elements, /))]
+pub(super) fn _panic(py: Python<'_>, elements: usize) -> PyResult<()> {
+    call(py, elements, Settings::default(), |_| panic!("a test asked for this panic"))
+}

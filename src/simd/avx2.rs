@@ -1,0 +1,184 @@
+//! AVX2 with FMA: two registers are one [`Vector`].
+
+use std::arch::x86_64::*;
+
+use super::level::witness;
+use super::{Line, Simd, Vector};
+
+witness!(
+    /// The witness of AVX2, FMA and F16C.
+    Avx2,
+    is_x86_feature_detected,
+    ["avx", "avx2", "fma", "f16c"]
+);
+
+/// Evaluates an expression of intrinsics.
+///
+/// An intrinsic without memory operands is unsafe only because the processor may lack it. Every function here
+/// takes an [`Avx2`], or a vector that one was needed to make. The safe way, `#[target_feature]` on each method,
+/// is not allowed on the methods of a trait.
+macro_rules! witnessed {
+    ($body:expr) => {{
+        #[allow(unsafe_code, reason = "intrinsics need the features, which the witness proves")]
+        // SAFETY: the processor has the instructions, see the macro; memory operands are argued where they stand.
+        unsafe {
+            $body
+        }
+    }};
+}
+
+/// One vector type; the table below names its intrinsics.
+macro_rules! vector {
+    (
+        $name:ident, $scalar:ty, $register:ty, half $half:literal, lanes $lanes:literal,
+        splat $splat:ident, load $load:ident, store $store:ident, stream $stream:ident,
+        add $add:ident, sub $sub:ident, mul $mul:ident, fma $fma:ident, max $max:ident, min $min:ident,
+        less $less:ident, blend $blend:ident, signs $signs:ident,
+        to_bits $to_bits:ident, from_bits $from_bits:ident, shift $shift:ident $bits:literal
+    ) => {
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name($register, $register);
+
+        impl Vector for $name {
+            type Scalar = $scalar;
+            type Token = Avx2;
+            type Array = [$scalar; $lanes];
+            type Mask = $name;
+
+            #[inline(always)]
+            fn splat(_: Avx2, value: $scalar) -> Self {
+                let all = witnessed!($splat(value));
+                Self(all, all)
+            }
+
+            #[inline(always)]
+            fn load(_: Avx2, from: &[$scalar]) -> Self {
+                let from = &from[..$lanes];
+                // Reads exactly the two halves of the slice that was just cut.
+                witnessed!(Self($load(from.as_ptr()), $load(from[$half..].as_ptr())))
+            }
+
+            #[inline(always)]
+            fn store(self, to: &mut [$scalar]) {
+                let (low, high) = to[..$lanes].split_at_mut($half);
+                // Writes exactly the two halves of the slice that was just cut.
+                witnessed!({
+                    $store(low.as_mut_ptr(), self.0);
+                    $store(high.as_mut_ptr(), self.1);
+                });
+            }
+
+            #[inline(always)]
+            fn stream(self, to: &mut Line<[$scalar; $lanes]>) {
+                let (low, high) = to.0.split_at_mut($half);
+                // The two halves of a `Line`, which has the alignment that the instruction asks for. Its weak
+                // ordering is what `Simd::fence` is for.
+                witnessed!({
+                    $stream(low.as_mut_ptr(), self.0);
+                    $stream(high.as_mut_ptr(), self.1);
+                });
+            }
+
+            #[inline(always)]
+            fn to_array(self) -> [$scalar; $lanes] {
+                let mut lanes = [0.0; $lanes];
+                self.store(&mut lanes);
+                lanes
+            }
+
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                witnessed!(Self($add(self.0, other.0), $add(self.1, other.1)))
+            }
+
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                witnessed!(Self($sub(self.0, other.0), $sub(self.1, other.1)))
+            }
+
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                witnessed!(Self($mul(self.0, other.0), $mul(self.1, other.1)))
+            }
+
+            #[inline(always)]
+            fn mul_add(self, factor: Self, addend: Self) -> Self {
+                witnessed!(Self(
+                    $fma(self.0, factor.0, addend.0),
+                    $fma(self.1, factor.1, addend.1)
+                ))
+            }
+
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                witnessed!(Self($max(self.0, other.0), $max(self.1, other.1)))
+            }
+
+            #[inline(always)]
+            fn min(self, other: Self) -> Self {
+                witnessed!(Self($min(self.0, other.0), $min(self.1, other.1)))
+            }
+
+            #[inline(always)]
+            fn exponent_from_low_bits(self) -> Self {
+                witnessed!(Self(
+                    $from_bits($shift::<$bits>($to_bits(self.0))),
+                    $from_bits($shift::<$bits>($to_bits(self.1)))
+                ))
+            }
+
+            #[inline(always)]
+            fn less(self, other: Self) -> Self {
+                witnessed!(Self(
+                    $less::<_CMP_LT_OQ>(self.0, other.0),
+                    $less::<_CMP_LT_OQ>(self.1, other.1)
+                ))
+            }
+
+            #[inline(always)]
+            fn select(mask: Self, yes: Self, no: Self) -> Self {
+                witnessed!(Self(
+                    $blend(no.0, yes.0, mask.0),
+                    $blend(no.1, yes.1, mask.1)
+                ))
+            }
+
+            #[inline(always)]
+            fn any(mask: Self) -> bool {
+                witnessed!($signs(mask.0) | $signs(mask.1)) != 0
+            }
+        }
+    };
+}
+
+vector!(
+    F32, f32, __m256, half 8, lanes 16,
+    splat _mm256_set1_ps, load _mm256_loadu_ps, store _mm256_storeu_ps, stream _mm256_stream_ps,
+    add _mm256_add_ps, sub _mm256_sub_ps, mul _mm256_mul_ps, fma _mm256_fmadd_ps, max _mm256_max_ps,
+    min _mm256_min_ps, less _mm256_cmp_ps, blend _mm256_blendv_ps, signs _mm256_movemask_ps,
+    to_bits _mm256_castps_si256, from_bits _mm256_castsi256_ps, shift _mm256_slli_epi32 23
+);
+
+vector!(
+    F64, f64, __m256d, half 4, lanes 8,
+    splat _mm256_set1_pd, load _mm256_loadu_pd, store _mm256_storeu_pd, stream _mm256_stream_pd,
+    add _mm256_add_pd, sub _mm256_sub_pd, mul _mm256_mul_pd, fma _mm256_fmadd_pd, max _mm256_max_pd,
+    min _mm256_min_pd, less _mm256_cmp_pd, blend _mm256_blendv_pd, signs _mm256_movemask_pd,
+    to_bits _mm256_castpd_si256, from_bits _mm256_castsi256_pd, shift _mm256_slli_epi64 52
+);
+
+impl Simd for Avx2 {
+    type F32 = F32;
+    type F64 = F64;
+
+    #[inline(always)]
+    fn prefetch<T>(self, data: &[T], index: usize) {
+        // A prefetch never faults, whatever the address; the pointer is not dereferenced.
+        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        witnessed!(_mm_sfence());
+    }
+}

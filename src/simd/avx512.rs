@@ -1,0 +1,182 @@
+//! AVX-512: one register is one [`Vector`].
+
+use std::arch::x86_64::*;
+
+use super::level::witness;
+use super::{Line, Simd, Vector};
+
+witness!(
+    /// The witness of AVX-512 F, BW, DQ and VL, with FMA and F16C.
+    Avx512,
+    is_x86_feature_detected,
+    ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"]
+);
+
+/// Evaluates an expression of intrinsics.
+///
+/// An intrinsic without memory operands is unsafe only because the processor may lack it. Every function here
+/// takes an [`Avx512`], or a vector that one was needed to make. The safe way, `#[target_feature]` on each method,
+/// is not allowed on the methods of a trait.
+macro_rules! witnessed {
+    ($body:expr) => {{
+        #[allow(unsafe_code, reason = "intrinsics need the features, which the witness proves")]
+        // SAFETY: the processor has the instructions, see the macro; memory operands are argued where they stand.
+        unsafe {
+            $body
+        }
+    }};
+}
+
+/// One vector type; the table below names its intrinsics.
+macro_rules! vector {
+    (
+        $name:ident, $scalar:ty, $register:ty, $lanes:literal, $mask:ty,
+        splat $splat:ident, load $load:ident, load_some $load_some:ident, store $store:ident,
+        store_some $store_some:ident, stream $stream:ident, add $add:ident, sub $sub:ident, mul $mul:ident,
+        fma $fma:ident, max $max:ident, min $min:ident, less $less:ident, blend $blend:ident,
+        to_bits $to_bits:ident, from_bits $from_bits:ident, shift $shift:ident $bits:literal
+    ) => {
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name($register);
+
+        impl Vector for $name {
+            type Scalar = $scalar;
+            type Token = Avx512;
+            type Array = [$scalar; $lanes];
+            type Mask = $mask;
+
+            #[inline(always)]
+            fn splat(_: Avx512, value: $scalar) -> Self {
+                Self(witnessed!($splat(value)))
+            }
+
+            #[inline(always)]
+            fn load(_: Avx512, from: &[$scalar]) -> Self {
+                let from = &from[..$lanes];
+                // Reads exactly the slice that was just cut.
+                Self(witnessed!($load(from.as_ptr())))
+            }
+
+            #[inline(always)]
+            fn load_partial(token: Avx512, from: &[$scalar], fill: $scalar) -> Self {
+                debug_assert!(from.len() < $lanes);
+                let some = ((1u32 << from.len()) - 1) as $mask;
+                // Lanes that the mask leaves out are not read, nor do they fault.
+                Self(witnessed!($load_some(Self::splat(token, fill).0, some, from.as_ptr())))
+            }
+
+            #[inline(always)]
+            fn store(self, to: &mut [$scalar]) {
+                let to = &mut to[..$lanes];
+                // Writes exactly the slice that was just cut.
+                witnessed!($store(to.as_mut_ptr(), self.0));
+            }
+
+            #[inline(always)]
+            fn store_partial(self, to: &mut [$scalar]) {
+                debug_assert!(to.len() < $lanes);
+                let some = ((1u32 << to.len()) - 1) as $mask;
+                // Lanes that the mask leaves out are not written.
+                witnessed!($store_some(to.as_mut_ptr(), some, self.0));
+            }
+
+            #[inline(always)]
+            fn stream(self, to: &mut Line<[$scalar; $lanes]>) {
+                // A `Line` has the size of the register and the alignment that the instruction asks for. Its
+                // weak ordering is what `Simd::fence` is for.
+                witnessed!($stream(std::ptr::from_mut(to).cast(), self.0));
+            }
+
+            #[inline(always)]
+            fn to_array(self) -> [$scalar; $lanes] {
+                let mut lanes = [0.0; $lanes];
+                self.store(&mut lanes);
+                lanes
+            }
+
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                Self(witnessed!($add(self.0, other.0)))
+            }
+
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                Self(witnessed!($sub(self.0, other.0)))
+            }
+
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                Self(witnessed!($mul(self.0, other.0)))
+            }
+
+            #[inline(always)]
+            fn mul_add(self, factor: Self, addend: Self) -> Self {
+                Self(witnessed!($fma(self.0, factor.0, addend.0)))
+            }
+
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                Self(witnessed!($max(self.0, other.0)))
+            }
+
+            #[inline(always)]
+            fn min(self, other: Self) -> Self {
+                Self(witnessed!($min(self.0, other.0)))
+            }
+
+            #[inline(always)]
+            fn exponent_from_low_bits(self) -> Self {
+                Self(witnessed!($from_bits($shift::<$bits>($to_bits(self.0)))))
+            }
+
+            #[inline(always)]
+            fn less(self, other: Self) -> $mask {
+                witnessed!($less::<_CMP_LT_OQ>(self.0, other.0))
+            }
+
+            #[inline(always)]
+            fn select(mask: $mask, yes: Self, no: Self) -> Self {
+                Self(witnessed!($blend(mask, no.0, yes.0)))
+            }
+
+            #[inline(always)]
+            fn any(mask: $mask) -> bool {
+                mask != 0
+            }
+        }
+    };
+}
+
+vector!(
+    F32, f32, __m512, 16, __mmask16,
+    splat _mm512_set1_ps, load _mm512_loadu_ps, load_some _mm512_mask_loadu_ps, store _mm512_storeu_ps,
+    store_some _mm512_mask_storeu_ps, stream _mm512_stream_ps, add _mm512_add_ps, sub _mm512_sub_ps,
+    mul _mm512_mul_ps, fma _mm512_fmadd_ps, max _mm512_max_ps, min _mm512_min_ps, less _mm512_cmp_ps_mask,
+    blend _mm512_mask_blend_ps, to_bits _mm512_castps_si512, from_bits _mm512_castsi512_ps,
+    shift _mm512_slli_epi32 23
+);
+
+vector!(
+    F64, f64, __m512d, 8, __mmask8,
+    splat _mm512_set1_pd, load _mm512_loadu_pd, load_some _mm512_mask_loadu_pd, store _mm512_storeu_pd,
+    store_some _mm512_mask_storeu_pd, stream _mm512_stream_pd, add _mm512_add_pd, sub _mm512_sub_pd,
+    mul _mm512_mul_pd, fma _mm512_fmadd_pd, max _mm512_max_pd, min _mm512_min_pd, less _mm512_cmp_pd_mask,
+    blend _mm512_mask_blend_pd, to_bits _mm512_castpd_si512, from_bits _mm512_castsi512_pd,
+    shift _mm512_slli_epi64 52
+);
+
+impl Simd for Avx512 {
+    type F32 = F32;
+    type F64 = F64;
+
+    #[inline(always)]
+    fn prefetch<T>(self, data: &[T], index: usize) {
+        // A prefetch never faults, whatever the address; the pointer is not dereferenced.
+        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        witnessed!(_mm_sfence());
+    }
+}

@@ -1,0 +1,126 @@
+//! The instruction sets, behind one narrow trait.
+//!
+//! A [`Simd`] token is a zero-sized witness: it can be had only where the processor has the instructions, so
+//! everything above this module is safe code, written once. A [`Vector`] has the **same number of lanes at every
+//! level** (16 of float32, 8 of float64: one AVX-512 register, two of AVX2, four of NEON), and every operation is
+//! one IEEE 754 operation per lane. The same program on the same input therefore gives the same bits everywhere.
+//!
+//! What each operation does with NaN is part of the trait; where instruction sets differ (max, min), the trait
+//! names one meaning and each level implements that one.
+
+mod convert;
+mod dispatch;
+pub(crate) mod flags;
+mod level;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+pub(crate) use convert::{Half, narrow, widen};
+pub(crate) use dispatch::{Kernel, dispatch};
+pub use level::Level;
+
+use crate::kernel::Real;
+
+/// Bytes of a cache line, of a streaming store, and of every [`Vector`].
+pub(crate) const LINE: usize = 64;
+
+/// A witness that this processor has the instructions of one level.
+pub(crate) trait Simd: Copy + 'static {
+    /// 16 lanes of float32.
+    type F32: Vector<Scalar = f32, Token = Self>;
+    /// 8 lanes of float64.
+    type F64: Vector<Scalar = f64, Token = Self>;
+
+    /// Asks for the cache line that holds `data[index]`, which may lie past the end.
+    fn prefetch<T>(self, data: &[T], index: usize);
+
+    /// Orders the streaming stores of this thread before whatever it does next.
+    fn fence(self);
+}
+
+/// One line of output that a streaming store may fill.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line<A>(A);
+
+/// A fixed number of lanes, on which every operation acts lane by lane.
+pub(crate) trait Vector: Copy {
+    /// The element of a lane.
+    type Scalar: Real;
+    /// The witness that makes a value of this type possible.
+    type Token: Simd;
+    /// The lanes as an array.
+    type Array: Copy + AsRef<[Self::Scalar]> + AsMut<[Self::Scalar]>;
+    /// One truth value for each lane.
+    type Mask: Copy;
+
+    /// The number of lanes, the same at every level.
+    const LANES: usize = Self::Scalar::LANES;
+
+    /// All lanes the same.
+    fn splat(token: Self::Token, value: Self::Scalar) -> Self;
+    /// The first `LANES` elements; panics where there are fewer.
+    fn load(token: Self::Token, from: &[Self::Scalar]) -> Self;
+    /// The first `LANES` elements, at any address.
+    fn store(self, to: &mut [Self::Scalar]);
+    /// Writes past the cache, in the order that [`Simd::fence`] makes.
+    fn stream(self, to: &mut Line<Self::Array>);
+    /// The lanes as an array.
+    fn to_array(self) -> Self::Array;
+
+    /// `self + other`, rounded once.
+    fn add(self, other: Self) -> Self;
+    /// `self - other`, rounded once.
+    fn sub(self, other: Self) -> Self;
+    /// `self * other`, rounded once.
+    fn mul(self, other: Self) -> Self;
+    /// `self * factor + addend`, rounded once: a fused multiply-add at every level.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// `if self > other { self } else { other }`: NaN on either side gives `other`.
+    fn max(self, other: Self) -> Self;
+    /// `if self < other { self } else { other }`: NaN on either side gives `other`.
+    fn min(self, other: Self) -> Self;
+    /// The bits moved left past the mantissa: the integer in the low mantissa bits becomes the biased exponent.
+    fn exponent_from_low_bits(self) -> Self;
+
+    /// `self < other`; false where either is NaN.
+    fn less(self, other: Self) -> Self::Mask;
+    /// `if mask { yes } else { no }`.
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// Whether any lane is true.
+    fn any(mask: Self::Mask) -> bool;
+
+    /// Fewer than `LANES` elements; the lanes after them hold `fill`.
+    #[inline(always)]
+    fn load_partial(token: Self::Token, from: &[Self::Scalar], fill: Self::Scalar) -> Self {
+        let mut lanes = Self::splat(token, fill).to_array();
+        lanes.as_mut()[..from.len()].copy_from_slice(from);
+        Self::load(token, lanes.as_ref())
+    }
+
+    /// The first `to.len()` lanes, fewer than `LANES`.
+    #[inline(always)]
+    fn store_partial(self, to: &mut [Self::Scalar]) {
+        let count = to.len();
+        to.copy_from_slice(&self.to_array().as_ref()[..count]);
+    }
+
+    /// Cuts `out` into the elements before the first whole line, the whole lines, and the rest.
+    #[inline(always)]
+    fn lines(out: &mut [Self::Scalar]) -> (&mut [Self::Scalar], &mut [Line<Self::Array>], &mut [Self::Scalar]) {
+        const { assert!(size_of::<Line<Self::Array>>() == LINE) };
+        // SAFETY: a `Line` is an array of `LANES` scalars (the assertion above) with a stricter alignment, which
+        // `align_to_mut` sees to; floats have no invalid bit patterns and no padding. No safe function cuts a
+        // slice at an alignment; `as_chunks` cuts at a count.
+        #[allow(unsafe_code, reason = "no safe function cuts a slice where the alignment begins")]
+        unsafe {
+            out.align_to_mut()
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! From a call to kernels: which way the rows are walked, in what parts, on how many threads.
+//!
+//! | rows | way |
+//! |---|---|
+//! | whose elements lie one after another | [`rows`]: lent to the kernel where they lie |
+//! | any other layout or dtype, or a mask | [`rows`]: copied to working memory first, a row or a block at a time |
+//! | an axis that is not the last; few classes | [`tiles`]: a lane is a row |
+//! | few rows, too long for one thread | [`blocks`]: all threads on one row |
+//!
+//! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.
+
+mod blocks;
+mod rows;
+mod tiles;
+
+use std::sync::OnceLock;
+
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::kernel::column::{Folds, Strip};
+use crate::kernel::fold::{BLOCK, Fold};
+use crate::kernel::row::Store;
+use crate::kernel::{Real, Temperature};
+use crate::memory::{Compute, Cut, Owned, Part, Source, Target, View, ViewMut, exceeds_last_cache};
+use crate::options::{self, Options, check_temperature, check_threads};
+use crate::parallel;
+use crate::shape::{Axis, Plan, display};
+use crate::simd::{Level, Simd};
+
+/// The operands' numbers in a [`Plan`].
+const X: usize = 0;
+const OUT: usize = 1;
+const MASK: usize = 2;
+const TEMPERATURE: usize = 3;
+
+/// A function whose result has the shape of its logits: what it makes of a row that has been folded.
+pub(crate) trait Function: Copy + Send + Sync {
+    /// What the results of a row have in common.
+    type Row<T: Real>: Copy + Send + Sync;
+    /// The result for places that the mask leaves out.
+    const EXCLUDED: f64;
+
+    /// From the complete fold of a row.
+    fn row<T: Real>(fold: Fold<T>) -> Self::Row<T>;
+    /// The results for some logits of a row. `next` is what will be read after them.
+    fn write<S: Simd, T: Real>(
+        token: S,
+        x: &[T],
+        out: &mut [T],
+        temperature: &Temperature<T>,
+        row: &Self::Row<T>,
+        store: Store,
+        next: &[T],
+    );
+    /// The same, in the place of the logits.
+    fn write_in_place<S: Simd, T: Real>(
+        token: S,
+        data: &mut [T],
+        temperature: &Temperature<T>,
+        row: &Self::Row<T>,
+    );
+    /// The same for rows that are lanes of a tile.
+    fn write_tile<S: Simd, T: Real>(
+        token: S,
+        tile: &mut [T],
+        strip: Strip,
+        temperatures: &[Temperature<T>],
+        folds: &Folds<T>,
+    );
+}
+
+/// Work on fewer elements than this is done before another thread has woken.
+const WORTH_A_THREAD: usize = 32 * 1024;
+
+/// The elements of one task: enough to be worth a dispatch, few enough to share out evenly.
+const TASK: std::ops::RangeInclusive<usize> = 16 * 1024..=256 * 1024;
+
+/// The arguments of a call, checked against each other.
+struct Call<'a> {
+    x: View<'a>,
+    mask: Option<View<'a>>,
+    temperature: options::Temperature<'a>,
+    plan: Plan,
+    /// Whether the output is the logits' own memory.
+    in_place: bool,
+    threads: usize,
+    level: Level,
+}
+
+/// What asks, on the caller's thread alone, whether to stop.
+type Interrupt<'a> = Option<&'a dyn Fn() -> bool>;
+
+/// Computes `F` of the rows of `x` into `out`.
+pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
+    if out.array().shape != x.shape {
+        return Err(Error::Value(format!(
+            "out has shape {}, but the result has shape {}",
+            display(&out.array().shape),
+            display(&x.shape)
+        )));
+    }
+    if !out.array().dtype.is_float() {
+        return Err(Error::Type(format!(
+            "out has dtype {}, which cannot hold the result; use float16, bfloat16, float32 or float64",
+            out.array().dtype.name()
+        )));
+    }
+    if !out.is_injective() {
+        return Err(Error::Value("out overlaps itself; pass an array in which every element has memory of its own".into()));
+    }
+    let reduced = axis.reduced(x.shape.len())?;
+    let mask = options.mask.as_ref().map(|mask| mask.broadcast(&x.shape, "where")).transpose()?;
+    let temperature = rows_temperature(&options.temperature, x, &reduced)?;
+    let threads = options.threads.map(check_threads).transpose()?;
+
+    // NumPy's rule for overlap: as if there were none. Only the very same elements may take each other's place.
+    let in_place = x.is_same(out.array());
+    let copy_if = |view: &View<'_>| view.overlaps(out.array()).then(|| view.to_owned()).transpose();
+    let x_copy = if in_place { None } else { copy_if(x)? };
+    let mask_copy = mask.as_ref().map(copy_if).transpose()?.flatten();
+    let temperature_copy = match &temperature {
+        options::Temperature::Rows(view) => copy_if(view)?,
+        _ => None,
+    };
+    let x = x_copy.as_ref().map_or_else(|| x.clone(), Owned::view);
+    let mask = mask_copy.as_ref().map(Owned::view).or(mask);
+    let temperature = temperature_copy.as_ref().map(Owned::view).map_or(temperature, options::Temperature::Rows);
+
+    let strides = [
+        Some(x.strides.as_slice()),
+        Some(out.array().strides.as_slice()),
+        mask.as_ref().map(|mask| mask.strides.as_slice()),
+        if let options::Temperature::Rows(view) = &temperature { Some(view.strides.as_slice()) } else { None },
+    ];
+    let plan = Plan::new(&x.shape, &reduced, strides);
+    if plan.rows == 0 || plan.len == 0 {
+        return Ok(());
+    }
+    let enough = (plan.rows * plan.len / WORTH_A_THREAD).max(1);
+    let threads = if enough == 1 { 1 } else { threads.unwrap_or_else(parallel::num_threads).min(enough) };
+    let call = Call {
+        x,
+        mask,
+        temperature,
+        plan,
+        in_place,
+        threads,
+        level: options.level.unwrap_or_else(Level::active),
+    };
+    if call.x.dtype.computes_in_f64(out.array().dtype) {
+        call.run::<F, f64>(out, options.interrupt)
+    } else {
+        call.run::<F, f32>(out, options.interrupt)
+    }
+}
+
+/// Checks temperatures, and brings those for each row into the logits' shape.
+fn rows_temperature<'a>(
+    temperature: &options::Temperature<'a>,
+    x: &View<'_>,
+    reduced: &[bool],
+) -> Result<options::Temperature<'a>> {
+    match temperature {
+        options::Temperature::One => Ok(options::Temperature::One),
+        options::Temperature::Number(value) => check_temperature(*value).map(options::Temperature::Number),
+        options::Temperature::Rows(view) => {
+            let every = vec![true; view.shape.len()];
+            let plan = Plan::new(&view.shape, &every, [Some(&view.strides), None, None, None]);
+            let source = Source::new(view.clone(), &plan, 0, false)?;
+            let mut values = [0.0f64; 64];
+            for start in (0..plan.len).step_by(values.len()) {
+                let values = &mut values[..(plan.len - start).min(64)];
+                source.read(0, start, values);
+                values.iter().try_for_each(|value| check_temperature(*value).map(drop))?;
+            }
+            let broadcast = view.broadcast(&x.shape, "temperature")?;
+            let along = |index: usize| reduced[index] && broadcast.strides[index] != 0 && x.shape[index] > 1;
+            if (0..x.shape.len()).any(along) {
+                return Err(Error::Value(format!(
+                    "temperature has shape {}; it must have length 1 along the axis, one temperature for each row",
+                    display(&view.shape)
+                )));
+            }
+            Ok(options::Temperature::Rows(broadcast))
+        }
+    }
+}
+
+impl Call<'_> {
+    fn run<F: Function, C: Compute>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
+        match self.way::<C>() {
+            Way::Rows => rows::run::<F, C>(self, out, interrupt),
+            Way::Tiles => tiles::run::<F, C>(self, out, interrupt),
+            Way::Blocks => blocks::run::<F, C>(self, out, interrupt),
+        }
+    }
+
+    fn way<C: Compute>(&self) -> Way {
+        let plan = &self.plan;
+        let size = self.x.dtype.size().cast_signed();
+        let stride = plan.axis_stride(X);
+        let lane_stride = plan.outer.last().map(|dim| dim.strides[X].unsigned_abs());
+        let lanes = plan.outer.last().map_or(1, |dim| dim.len);
+        if let (Some(stride), Some(lane_stride)) = (stride, lane_stride) {
+            let across = stride != size && lane_stride < stride.unsigned_abs();
+            let few = plan.len <= tiles::FEW && lanes >= tiles::MANY;
+            if (across || few) && lanes > 1 {
+                return Way::Tiles;
+            }
+        }
+        if self.threads > 1 && plan.len > 2 * BLOCK && (plan.rows < 4 * self.threads || plan.len * size_of::<C>() > blocks::LONG) {
+            return Way::Blocks;
+        }
+        Way::Rows
+    }
+
+    /// The number of rows of a task.
+    fn rows_per_task(&self) -> usize {
+        let elements = self.plan.rows * self.plan.len / (self.threads * 16).max(1);
+        elements.clamp(*TASK.start(), *TASK.end()).div_ceil(self.plan.len).min(self.plan.rows.div_ceil(self.threads))
+    }
+
+    fn source<'s>(&'s self) -> Result<Source<'s>> {
+        Source::new(self.x.clone(), &self.plan, X, !self.in_place)
+    }
+
+    fn mask_source(&self) -> Result<Option<Source<'_>>> {
+        self.mask.as_ref().map(|mask| Source::new(mask.clone(), &self.plan, MASK, false)).transpose()
+    }
+
+    fn temperatures<C: Real>(&self) -> Result<Temperatures<'_, C>> {
+        Ok(match &self.temperature {
+            options::Temperature::One => Temperatures::All(Temperature::new(1.0)),
+            options::Temperature::Number(value) => Temperatures::All(Temperature::new(*value)),
+            options::Temperature::Rows(view) => {
+                Temperatures::Rows(Source::new(view.clone(), &self.plan, TEMPERATURE, false)?)
+            }
+        })
+    }
+
+    /// How results are best stored.
+    fn store(&self, out: DType) -> Store {
+        if !self.in_place && exceeds_last_cache(self.plan.rows * self.plan.len * out.size()) {
+            Store::Streaming
+        } else {
+            Store::Cached
+        }
+    }
+}
+
+/// See the table at the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Rows,
+    Tiles,
+    Blocks,
+}
+
+/// The temperature of each row.
+enum Temperatures<'a, C> {
+    All(Temperature<C>),
+    Rows(Source<'a>),
+}
+
+impl<C: Compute> Temperatures<'_, C> {
+    fn of(&self, row: usize) -> Temperature<C> {
+        match self {
+            Self::All(temperature) => *temperature,
+            Self::Rows(source) => {
+                let mut value = [0.0f64];
+                source.read(row, 0, &mut value);
+                Temperature::new(value[0])
+            }
+        }
+    }
+}
+
+/// Whether a mask keeps no place of a row.
+fn keeps_none(mask: Option<&Source<'_>>, row: usize, len: usize) -> bool {
+    let Some(mask) = mask else { return false };
+    let mut places = [0.0f32; 256];
+    (0..len).step_by(places.len()).all(|start| {
+        let places = &mut places[..(len - start).min(256)];
+        mask.read(row, start, places);
+        places.iter().all(|kept| *kept == 0.0)
+    })
+}
+
+/// Cuts `out` into parts and gives each to `body`, on the call's threads. The first error stops the rest.
+fn for_each_part(
+    call: &Call<'_>,
+    out: &mut ViewMut<'_>,
+    cut: Cut,
+    interrupt: Interrupt<'_>,
+    body: &(dyn Fn(Part<'_>) -> Result<()> + Sync),
+) -> Result<()> {
+    let target = Target::new(out, &call.plan, OUT, false, cut)?;
+    share(call.threads, target.parts(), interrupt, &|index| body(target.part(index)))
+}
+
+/// Calls `body` for each task, on so many threads. The first error stops the rest.
+fn share(
+    threads: usize,
+    tasks: usize,
+    interrupt: Interrupt<'_>,
+    body: &(dyn Fn(usize) -> Result<()> + Sync),
+) -> Result<()> {
+    let failure = OnceLock::new();
+    parallel::run(threads, tasks, interrupt, &|index| {
+        if failure.get().is_none()
+            && let Err(error) = body(index)
+        {
+            let _first_wins = failure.set(error);
+        }
+    })?;
+    failure.into_inner().map_or(Ok(()), Err)
+}

@@ -1,0 +1,186 @@
+//! Rows one after another.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
+use crate::error::Result;
+use crate::kernel::exp::Shift;
+use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::row::Store;
+use crate::kernel::{Real, Temperature};
+use crate::memory::{Compute, Cut, Part, Source, ViewMut, scratch};
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Elements of short rows that are folded before the first of them is written: the sums at the end of a row take
+/// longer than a short row itself, and those of several rows overlap.
+const GROUP: usize = 4096;
+/// The most rows of a group.
+const GROUP_ROWS: usize = 32;
+
+/// Elements that are asked for ahead of the sum, in the same row.
+const AHEAD: usize = 2048;
+
+pub(super) fn run<F: Function, C: Compute>(
+    call: &Call<'_>,
+    out: &mut ViewMut<'_>,
+    interrupt: Interrupt<'_>,
+) -> Result<()> {
+    let source = call.source()?;
+    let mask = call.mask_source()?;
+    let temperatures = call.temperatures::<C>()?;
+    let store = call.store(out.array().dtype);
+    let cut = Cut { rows: call.rows_per_task(), elements: usize::MAX };
+    for_each_part(call, out, cut, interrupt, &|part| {
+        let len = call.plan.len;
+        let lent = mask.is_none() && part.lends::<C>() && (call.in_place || source.lends::<C>());
+        let room = if lent { 0 } else { len.min(BLOCK) };
+        dispatch(
+            call.level,
+            Rows::<F, C> {
+                reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
+                in_place: call.in_place,
+                lent,
+                store,
+                part,
+                scratch: scratch(room)?,
+                function: PhantomData,
+            },
+        );
+        Ok(())
+    })
+}
+
+/// What rows are read from.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a, C> {
+    pub(super) source: &'a Source<'a>,
+    pub(super) mask: Option<&'a Source<'a>>,
+    pub(super) temperatures: &'a Temperatures<'a, C>,
+    pub(super) len: usize,
+}
+
+impl<C: Compute> Reader<'_, C> {
+    /// Copies elements of a row into working memory; places that the mask leaves out become minus infinity.
+    pub(super) fn read(&self, row: usize, elements: Range<usize>, to: &mut [C]) {
+        self.source.read(row, elements.start, to);
+        if let Some(mask) = self.mask {
+            mask.exclude(row, elements.start, to, C::NEG_INFINITY);
+        }
+    }
+
+    /// Whether the row has no results because the mask keeps none of its places.
+    pub(super) fn is_vacant(&self, row: usize, fold: &Fold<C>) -> bool {
+        fold.extent.max == C::NEG_INFINITY && !fold.nan && keeps_none(self.mask, row, self.len)
+    }
+
+    /// The blocks of a row.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let len = self.len;
+        (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
+    }
+}
+
+/// The rows of a task.
+struct Rows<'a, F, C> {
+    reader: Reader<'a, C>,
+    in_place: bool,
+    /// Whether rows are used where they lie, both those that are read and those that are written.
+    lent: bool,
+    store: Store,
+    part: Part<'a>,
+    /// Room for a block, where rows are not lent.
+    scratch: Vec<C>,
+    function: PhantomData<F>,
+}
+
+impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, token: S) {
+        let group = (GROUP / self.reader.len).clamp(1, GROUP_ROWS);
+        let mut first = self.part.rows.start;
+        while first < self.part.rows.end {
+            let rows = first..(first + group).min(self.part.rows.end);
+            first = rows.end;
+            if !self.lent {
+                rows.for_each(|row| self.copied(token, row));
+            } else if self.in_place {
+                rows.for_each(|row| self.in_place(token, row));
+            } else {
+                self.lent(token, rows);
+            }
+        }
+        token.fence();
+    }
+}
+
+impl<F: Function, C: Compute> Rows<'_, F, C> {
+    /// A group of rows that are read and written where they lie.
+    #[inline(always)]
+    fn lent<S: Simd>(&mut self, token: S, rows: Range<usize>) {
+        let reader = self.reader;
+        let whole = 0..reader.len;
+        let mut folded = [None; GROUP_ROWS];
+        for (folded, row) in folded.iter_mut().zip(rows.clone()) {
+            let temperature = reader.temperatures.of(row);
+            let x = reader.source.row::<C>(row, whole.clone());
+            let fold = fold::fold_row(token, x, &temperature, AHEAD);
+            *folded = Some((temperature, F::row(fold)));
+        }
+        for (folded, row) in folded.iter().zip(rows) {
+            let Some((temperature, folded)) = folded else { break };
+            let x = reader.source.row::<C>(row, whole.clone());
+            let next = if row + 1 < self.part.rows.end { reader.source.row(row + 1, whole.clone()) } else { &[] };
+            let out = self.part.row::<C>(row, whole.clone());
+            F::write(token, x, out, temperature, folded, self.store, next);
+        }
+    }
+
+    /// A row that gives way to its own results.
+    #[inline(always)]
+    fn in_place<S: Simd>(&mut self, token: S, row: usize) {
+        let temperature = self.reader.temperatures.of(row);
+        let data = self.part.row::<C>(row, 0..self.reader.len);
+        let fold = fold::fold_row(token, data, &temperature, AHEAD);
+        F::write_in_place(token, data, &temperature, &F::row(fold));
+    }
+
+    /// A row by way of working memory, block by block; twice, unless one block holds it all.
+    #[inline(always)]
+    fn copied<S: Simd>(&mut self, token: S, row: usize) {
+        let reader = self.reader;
+        let temperature = reader.temperatures.of(row);
+        let mut fixed = None;
+        let fold = loop {
+            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
+            for block in reader.blocks() {
+                let data = &mut self.scratch[..block.len()];
+                reader.read(row, block, data);
+                fold = fold.with(fold::fold(token, data, &temperature, fixed, 0));
+            }
+            if fixed.is_some() {
+                break fold;
+            }
+            match fold.retry(&temperature) {
+                None => break fold,
+                retry => fixed = retry,
+            }
+        };
+        let vacant = reader.is_vacant(row, &fold);
+        let folded = F::row(fold);
+        for block in reader.blocks() {
+            let data = &mut self.scratch[..block.len()];
+            if reader.len > BLOCK {
+                reader.read(row, block.clone(), data);
+            }
+            if vacant {
+                data.fill(C::from_f64(F::EXCLUDED));
+            } else {
+                F::write_in_place(token, data, &temperature, &folded);
+            }
+            self.part.write(row, block.start, data);
+        }
+    }
+}
