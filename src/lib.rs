@@ -11,6 +11,7 @@ mod parallel;
 mod shape;
 mod simd;
 mod walk;
+mod yardstick;
 
 pub use element::{DType, Element, Float};
 pub use error::{Error, Result};
@@ -18,3 +19,5 @@ pub use simd::Level;
 pub use ops::softmax::{softmax, softmax_in_place, softmax_into};
 pub use options::Options;
 pub use shape::Axis;
+#[doc(hidden)]
+pub use yardstick::{Yardstick, yardstick};

@@ -221,7 +221,7 @@ def _report(options: argparse.Namespace, summary: Summary, **extra: Any) -> None
     if not options.quiet and not (options.json and to_stderr):
         print(
             f"{options.command}: {summary.rows:,} rows of {summary.classes:,} classes "
-            f"in {summary.seconds:.2f} s, {speed:.2f} GB/s (read + written), {level}",
+            f"in {summary.seconds:.3g} s, {speed:.3g} GB/s (read + written), {level}",
             file=sys.stderr,
         )
     if options.json:

@@ -1,4 +1,4 @@
-from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
+from typing import Any, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray

@@ -256,6 +256,7 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
 ) {
     for index in strip.rows() {
         let row = &mut tile[index..];
-        map.apply::<MODE>(T::Vector::<S>::load(token, row)).store(row);
+        let x = T::Vector::<S>::load(token, row);
+        map.apply::<MODE, false>(x, x).store(row);
     }
 }

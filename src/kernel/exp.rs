@@ -205,9 +205,9 @@ impl<V: Vector> Exp<V> {
         V::Scalar::from_f64(n * std::f64::consts::LN_2 * temperature.scaled)
     }
 
-    /// `(p, s)` of each lane: its term is s * (1 + p). NaN gives a p that is NaN.
+    /// The logit as the reduction sees it, and z.
     #[inline(always)]
-    pub(crate) fn term<const MODE: u8>(&self, x: V) -> (V, V) {
+    fn reduce<const MODE: u8>(&self, x: V) -> (V, V) {
         let mut x = x;
         if MODE >= Mode::General as u8 {
             x = x.sub(self.base).mul(self.scale);
@@ -215,16 +215,31 @@ impl<V: Vector> Exp<V> {
         if MODE >= Mode::Clamped as u8 {
             x = self.least.max(x);
         }
-        let z = x.mul_add(self.log2_e, self.magic);
+        (x, x.mul_add(self.log2_e, self.magic))
+    }
+
+    /// s alone, for a logit whose p is known. (No product of a logit and log2(e) is halfway between integers, so n,
+    /// and with it p, is the same whatever k is.)
+    #[inline(always)]
+    pub(crate) fn power<const MODE: u8>(&self, x: V) -> V {
+        self.reduce::<MODE>(x).1.exponent_from_low_bits()
+    }
+
+    /// `(p, s)` of each lane: its term is s * (1 + p). NaN gives a p that is NaN.
+    #[inline(always)]
+    pub(crate) fn term<const MODE: u8>(&self, x: V) -> (V, V) {
+        let (x, z) = self.reduce::<MODE>(x);
         let minus_n = self.magic.sub(z);
         let mut t = minus_n.mul_add(self.ln_2.1, minus_n.mul_add(self.ln_2.0, x));
         if MODE >= Mode::General as u8 {
             t = t.mul_add(self.inverse.0, t.mul(self.inverse.1));
         }
-        let mut coefficients = V::Scalar::POLYNOMIAL.iter().rev().map(|c| V::splat(self.token, *c));
-        let mut q = coefficients.next().unwrap_or(x);
-        for coefficient in coefficients {
-            q = q.mul_add(t, coefficient);
+        // Horner's scheme. (No closure and no iterator over vectors: only what is inlined has the level's features.)
+        let mut index = V::Scalar::POLYNOMIAL.len() - 1;
+        let mut q = V::splat(self.token, V::Scalar::POLYNOMIAL[index]);
+        while index > 0 {
+            index -= 1;
+            q = q.mul_add(t, V::splat(self.token, V::Scalar::POLYNOMIAL[index]));
         }
         let p = q.mul(t).mul_add(t, t);
         (p, z.exponent_from_low_bits())

@@ -163,35 +163,42 @@ impl<V: Vector> Sum<V> {
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. The line `ahead` elements on is asked for meanwhile.
 #[inline(always)]
-pub(crate) fn sum<S: Simd, T: Real>(
+fn sum<S: Simd, T: Real, const KEEP: bool>(
     token: S,
     x: &[T],
+    kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
     mode: Mode,
     ahead: usize,
 ) -> T::Wide {
     match mode {
-        Mode::Plain => sum_in_mode::<S, T, { Mode::Plain as u8 }>(token, x, exp, ahead),
-        Mode::Clamped => sum_in_mode::<S, T, { Mode::Clamped as u8 }>(token, x, exp, ahead),
-        Mode::General => sum_in_mode::<S, T, { Mode::General as u8 }>(token, x, exp, ahead),
+        Mode::Plain => sum_in_mode::<S, T, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
+        Mode::Clamped => sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
+        Mode::General => sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
     }
 }
 
 #[inline(always)]
-fn sum_in_mode<S: Simd, T: Real, const MODE: u8>(
+fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
     token: S,
     x: &[T],
+    kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
     ahead: usize,
 ) -> T::Wide {
+    let lanes = T::LANES;
     let mut sum = Sum::new(token);
-    let mut vectors = x.chunks_exact(T::Vector::<S>::LANES);
-    for vector in &mut vectors {
+    let whole = x.len() / lanes * lanes;
+    let (x, tail) = x.split_at(whole);
+    let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
+    for (index, vector) in x.chunks_exact(lanes).enumerate() {
         token.prefetch(vector, ahead);
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
         sum.add(p, s);
+        if KEEP {
+            p.store(&mut kept[index * lanes..]);
+        }
     }
-    let tail = vectors.remainder();
     if !tail.is_empty() {
         // The lanes past the end hold minus infinity, whose term is 0 in every mode but the plain one.
         let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
@@ -201,6 +208,9 @@ fn sum_in_mode<S: Simd, T: Real, const MODE: u8>(
             exp.term::<MODE>(tail)
         };
         sum.add(p, s);
+        if KEEP {
+            p.store_partial(kept_tail);
+        }
     }
     sum.total()
 }
@@ -288,29 +298,54 @@ impl<T: Real> Fold<T> {
 
 /// The fold of a block: at most [`BLOCK`] logits.
 ///
-/// Every chunk has a shift of its own, or all have the `fixed` one of a [`Fold::retry`].
+/// Every chunk has a shift of its own, or all have the `fixed` one of a [`Fold::retry`]. Where `kept` is as long as
+/// `x`, each logit's p is left there for [`super::row`]; it is empty where the second read computes p again.
 #[inline(always)]
 pub(crate) fn fold<S: Simd, T: Real>(
     token: S,
     x: &[T],
+    kept: &mut [T],
+    temperature: &Temperature<T>,
+    fixed: Option<Shift<T>>,
+    ahead: usize,
+) -> Fold<T> {
+    if kept.is_empty() {
+        fold_keeping::<S, T, false>(token, x, kept, temperature, fixed, ahead)
+    } else {
+        fold_keeping::<S, T, true>(token, x, kept, temperature, fixed, ahead)
+    }
+}
+
+#[inline(always)]
+fn fold_keeping<S: Simd, T: Real, const KEEP: bool>(
+    token: S,
+    x: &[T],
+    kept: &mut [T],
     temperature: &Temperature<T>,
     fixed: Option<Shift<T>>,
     ahead: usize,
 ) -> Fold<T> {
     let base = fixed.map_or(T::ZERO, |shift| shift.base);
     let mut fold = Fold::empty(base);
-    for chunk in x.chunks(CHUNK) {
+    for (index, chunk) in x.chunks(CHUNK).enumerate() {
+        let kept = if KEEP { &mut kept[index * CHUNK..][..chunk.len()] } else { &mut [] };
         let extent = extent(token, chunk);
         let mut part = Fold { extent, ..Fold::empty(base) };
         let infinite = extent.max == T::NEG_INFINITY || extent.max == T::INFINITY;
         if infinite || (fixed.is_none() && temperature.needs_base(extent.max)) {
-            part.nan = chunk.iter().any(|x| x.is_nan());
+            part.nan = any_nan(chunk);
             part.skipped = if infinite { T::NEG_INFINITY } else { extent.max };
+            // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
+            kept.fill(T::ZERO);
         } else {
-            let shift = fixed.unwrap_or_else(|| temperature.shift(extent.max, T::ZERO));
+            let shift = match fixed {
+                Some(shift) => shift,
+                None => temperature.shift(extent.max, T::ZERO),
+            };
             let exp = Exp::new(token, temperature, shift);
             part.partial.k = shift.k;
-            part.partial.sum = sum(token, chunk, &exp, extent.mode(temperature, shift), ahead);
+            part.partial.sum =
+                sum::<S, T, KEEP>(token, chunk, kept, &exp, extent.mode(temperature, shift), ahead);
             part.nan = T::double(part.partial.sum).high.is_nan();
         }
         fold = fold.with(part);
@@ -318,19 +353,31 @@ pub(crate) fn fold<S: Simd, T: Real>(
     fold
 }
 
-/// The fold of a row of any length, read again where it must be.
+/// Whether there is a NaN.
+#[inline(always)]
+fn any_nan<T: Real>(x: &[T]) -> bool {
+    let mut any = false;
+    for x in x {
+        any |= x.is_nan();
+    }
+    any
+}
+
+/// The fold of a row of any length, read again where it must be. For `kept` see [`fold`].
 #[inline(always)]
 pub(crate) fn fold_row<S: Simd, T: Real>(
     token: S,
     x: &[T],
+    kept: &mut [T],
     temperature: &Temperature<T>,
     ahead: usize,
 ) -> Fold<T> {
     let mut fixed: Option<Shift<T>> = None;
     loop {
         let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
-        for block in x.chunks(BLOCK) {
-            row = row.with(fold(token, block, temperature, fixed, ahead));
+        for (index, block) in x.chunks(BLOCK).enumerate() {
+            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..block.len()] };
+            row = row.with(fold(token, block, kept, temperature, fixed, ahead));
         }
         if fixed.is_some() {
             return row;

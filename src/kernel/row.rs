@@ -46,8 +46,8 @@ impl<T: Real> Quotient<T> {
 
 /// A function of each element of a row.
 pub(crate) trait Map<V: Vector>: Copy {
-    /// The results of a vector of logits.
-    fn apply<const MODE: u8>(&self, x: V) -> V;
+    /// The results of a vector of logits. Where `KEPT`, `p` is what [`super::fold`] left of them.
+    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V;
 }
 
 /// [`Quotient`] in every lane.
@@ -59,23 +59,33 @@ pub(crate) struct Probability<V: Vector> {
 
 impl<V: Vector> Map<V> for Probability<V> {
     #[inline(always)]
-    fn apply<const MODE: u8>(&self, x: V) -> V {
-        let (p, s) = self.exp.term::<MODE>(x);
+    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V {
+        let (p, s) = if KEPT { (p, self.exp.power::<MODE>(x)) } else { self.exp.term::<MODE>(x) };
         let (r, rest) = self.reciprocal;
         r.add(p.mul_add(r, rest)).mul(s)
     }
 }
 
-/// The probabilities of one row. `next` is what will be read after it; it is asked for meanwhile.
+/// What one row is computed from.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a, T> {
+    /// The logits.
+    pub(crate) x: &'a [T],
+    /// What the fold kept of them, or nothing.
+    pub(crate) kept: &'a [T],
+    /// What will be read after this row; it is asked for meanwhile.
+    pub(crate) next: &'a [T],
+}
+
+/// The probabilities of one row.
 #[inline(always)]
 pub(crate) fn probabilities<S: Simd, T: Real>(
     token: S,
-    x: &[T],
+    inputs: Inputs<'_, T>,
     out: &mut [T],
     temperature: &Temperature<T>,
     quotient: &Quotient<T>,
     store: Store,
-    next: &[T],
 ) {
     if quotient.reciprocal.0.is_nan() {
         out.fill(T::NAN);
@@ -83,9 +93,9 @@ pub(crate) fn probabilities<S: Simd, T: Real>(
     }
     let map = probability(token, temperature, quotient);
     match quotient.fold.extent.mode(temperature, quotient.fold.shift()) {
-        Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, x, out, map, store, next),
-        Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, x, out, map, store, next),
-        Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, x, out, map, store, next),
+        Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map, store),
+        Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map, store),
+        Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map, store),
     }
 }
 
@@ -94,6 +104,7 @@ pub(crate) fn probabilities<S: Simd, T: Real>(
 pub(crate) fn probabilities_in_place<S: Simd, T: Real>(
     token: S,
     data: &mut [T],
+    kept: &[T],
     temperature: &Temperature<T>,
     quotient: &Quotient<T>,
 ) {
@@ -103,9 +114,9 @@ pub(crate) fn probabilities_in_place<S: Simd, T: Real>(
     }
     let map = probability(token, temperature, quotient);
     match quotient.fold.extent.mode(temperature, quotient.fold.shift()) {
-        Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, map),
-        Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, map),
-        Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, map),
+        Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, kept, map),
+        Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map),
+        Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map),
     }
 }
 
@@ -115,69 +126,119 @@ fn probability<S: Simd, T: Real>(
     temperature: &Temperature<T>,
     quotient: &Quotient<T>,
 ) -> Probability<T::Vector<S>> {
-    let splat = |value| T::Vector::<S>::splat(token, value);
     Probability {
         exp: Exp::new(token, temperature, quotient.fold.shift()),
-        reciprocal: (splat(quotient.reciprocal.0), splat(quotient.reciprocal.1)),
+        reciprocal: (
+            T::Vector::<S>::splat(token, quotient.reciprocal.0),
+            T::Vector::<S>::splat(token, quotient.reciprocal.1),
+        ),
     }
 }
 
-/// Applies `map` to every element of `x`.
+/// Applies `map` to every element of a row.
 #[inline(always)]
 fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
     token: S,
-    x: &[T],
+    inputs: Inputs<'_, T>,
     out: &mut [T],
     map: M,
     store: Store,
-    next: &[T],
 ) {
-    debug_assert_eq!(x.len(), out.len());
+    if inputs.kept.is_empty() {
+        write_as::<S, T, M, MODE, false>(token, Inputs { kept: inputs.x, ..inputs }, out, map, store);
+    } else {
+        write_as::<S, T, M, MODE, true>(token, inputs, out, map, store);
+    }
+}
+
+#[inline(always)]
+fn write_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
+    token: S,
+    inputs: Inputs<'_, T>,
+    out: &mut [T],
+    map: M,
+    store: Store,
+) {
+    let Inputs { x, kept, next } = inputs;
     if store == Store::Cached {
-        write_cached::<S, T, M, MODE>(token, x, out, map, next);
+        write_cached::<S, T, M, MODE, KEPT>(token, inputs, out, map);
         return;
     }
     // The lanes are independent here, so the vectors may begin where the lines of the output do.
+    let lanes = T::LANES;
     let (head, lines, tail) = T::Vector::<S>::lines(out);
-    let (x_head, x) = x.split_at(head.len());
-    let (x_lines, x_tail) = x.split_at(lines.len() * T::Vector::<S>::LANES);
-    write_cached::<S, T, M, MODE>(token, x_head, head, map, next);
-    for (index, (x, line)) in x_lines.chunks_exact(T::Vector::<S>::LANES).zip(lines).enumerate() {
-        token.prefetch(next, index * T::Vector::<S>::LANES);
-        map.apply::<MODE>(T::Vector::<S>::load(token, x)).stream(line);
+    let (begin, end) = (head.len(), head.len() + lines.len() * lanes);
+    let part = |range: std::ops::Range<usize>| Inputs { x: &x[range.clone()], kept: &kept[range], next: &[] };
+    let (first, middle, last) = (part(0..begin), part(begin..end), part(end..x.len()));
+    write_cached::<S, T, M, MODE, KEPT>(token, first, head, map);
+    for (index, line) in lines.iter_mut().enumerate() {
+        let at = index * lanes;
+        token.prefetch(next, begin + at);
+        let p = T::Vector::<S>::load(token, &middle.kept[at..at + lanes]);
+        let x = T::Vector::<S>::load(token, &middle.x[at..at + lanes]);
+        map.apply::<MODE, KEPT>(x, p).stream(line);
     }
-    write_cached::<S, T, M, MODE>(token, x_tail, tail, map, next);
+    write_cached::<S, T, M, MODE, KEPT>(token, last, tail, map);
 }
 
 #[inline(always)]
-fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
+fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
     token: S,
-    x: &[T],
+    inputs: Inputs<'_, T>,
     out: &mut [T],
     map: M,
-    next: &[T],
 ) {
-    let lanes = T::Vector::<S>::LANES;
-    let mut from = x.chunks_exact(lanes);
-    let mut to = out.chunks_exact_mut(lanes);
-    for (index, (x, out)) in (&mut from).zip(&mut to).enumerate() {
-        token.prefetch(next, index * lanes);
-        map.apply::<MODE>(T::Vector::<S>::load(token, x)).store(out);
+    let lanes = T::LANES;
+    let whole = out.len() / lanes * lanes;
+    let (x, x_tail) = inputs.x[..out.len()].split_at(whole);
+    let (kept, kept_tail) = inputs.kept[..out.len()].split_at(whole);
+    let (out, out_tail) = out.split_at_mut(whole);
+    for (index, ((x, kept), out)) in
+        x.chunks_exact(lanes).zip(kept.chunks_exact(lanes)).zip(out.chunks_exact_mut(lanes)).enumerate()
+    {
+        token.prefetch(inputs.next, index * lanes);
+        let p = T::Vector::<S>::load(token, kept);
+        map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).store(out);
     }
-    let (from, to) = (from.remainder(), to.into_remainder());
-    if !from.is_empty() {
-        map.apply::<MODE>(T::Vector::<S>::load_partial(token, from, T::ZERO)).store_partial(to);
+    if !x_tail.is_empty() {
+        let p = T::Vector::<S>::load_partial(token, kept_tail, T::ZERO);
+        let x = T::Vector::<S>::load_partial(token, x_tail, T::ZERO);
+        map.apply::<MODE, KEPT>(x, p).store_partial(out_tail);
     }
 }
 
 #[inline(always)]
-fn write_in_place<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(token: S, data: &mut [T], map: M) {
-    let mut vectors = data.chunks_exact_mut(T::Vector::<S>::LANES);
-    for vector in &mut vectors {
-        map.apply::<MODE>(T::Vector::<S>::load(token, vector)).store(vector);
+fn write_in_place<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
+    token: S,
+    data: &mut [T],
+    kept: &[T],
+    map: M,
+) {
+    if kept.is_empty() {
+        write_in_place_as::<S, T, M, MODE, false>(token, data, kept, map);
+    } else {
+        write_in_place_as::<S, T, M, MODE, true>(token, data, kept, map);
     }
-    let tail = vectors.into_remainder();
+}
+
+#[inline(always)]
+fn write_in_place_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
+    token: S,
+    data: &mut [T],
+    kept: &[T],
+    map: M,
+) {
+    let lanes = T::LANES;
+    let whole = data.len() / lanes * lanes;
+    let (data, tail) = data.split_at_mut(whole);
+    for (index, vector) in data.chunks_exact_mut(lanes).enumerate() {
+        let x = T::Vector::<S>::load(token, vector);
+        let p = if KEPT { T::Vector::<S>::load(token, &kept[index * lanes..]) } else { x };
+        map.apply::<MODE, KEPT>(x, p).store(vector);
+    }
     if !tail.is_empty() {
-        map.apply::<MODE>(T::Vector::<S>::load_partial(token, tail, T::ZERO)).store_partial(tail);
+        let x = T::Vector::<S>::load_partial(token, tail, T::ZERO);
+        let p = if KEPT { T::Vector::<S>::load_partial(token, &kept[whole..whole + tail.len()], T::ZERO) } else { x };
+        map.apply::<MODE, KEPT>(x, p).store_partial(tail);
     }
 }

@@ -6,7 +6,7 @@ use crate::element::Float;
 use crate::error::Result;
 use crate::kernel::column::{self, Folds, Strip};
 use crate::kernel::fold::Fold;
-use crate::kernel::row::{self, Quotient, Store};
+use crate::kernel::row::{self, Inputs, Quotient, Store};
 use crate::kernel::{Real, Temperature};
 use crate::memory::{View, ViewMut};
 use crate::options::Options;
@@ -82,6 +82,7 @@ struct Softmax;
 impl Function for Softmax {
     type Row<T: Real> = Quotient<T>;
     const EXCLUDED: f64 = 0.0;
+    const KEEPS: bool = true;
 
     #[inline(always)]
     fn row<T: Real>(fold: Fold<T>) -> Quotient<T> {
@@ -91,19 +92,24 @@ impl Function for Softmax {
     #[inline(always)]
     fn write<S: Simd, T: Real>(
         token: S,
-        x: &[T],
+        inputs: Inputs<'_, T>,
         out: &mut [T],
         temperature: &Temperature<T>,
         row: &Quotient<T>,
         store: Store,
-        next: &[T],
     ) {
-        row::probabilities(token, x, out, temperature, row, store, next);
+        row::probabilities(token, inputs, out, temperature, row, store);
     }
 
     #[inline(always)]
-    fn write_in_place<S: Simd, T: Real>(token: S, data: &mut [T], temperature: &Temperature<T>, row: &Quotient<T>) {
-        row::probabilities_in_place(token, data, temperature, row);
+    fn write_in_place<S: Simd, T: Real>(
+        token: S,
+        data: &mut [T],
+        kept: &[T],
+        temperature: &Temperature<T>,
+        row: &Quotient<T>,
+    ) {
+        row::probabilities_in_place(token, data, kept, temperature, row);
     }
 
     #[inline(always)]

@@ -157,8 +157,10 @@ pub(crate) mod tests {
     #[inline(never)]
     pub(crate) fn is_default() -> bool {
         let kept = black_box(f32::MIN_POSITIVE) * black_box(0.5) > 0.0;
-        let nearest = black_box(1.0_f32) + black_box(f32::EPSILON / 4.0) == 1.0
-            && black_box(-1.0_f32) - black_box(f32::EPSILON / 4.0) == -1.0;
+        let above = black_box(1.0_f32) + black_box(f32::EPSILON / 4.0);
+        let below = black_box(-1.0_f32) - black_box(f32::EPSILON / 4.0);
+        let nearest =
+            above.to_bits() == 1.0_f32.to_bits() && below.to_bits() == (-1.0_f32).to_bits();
         kept && nearest
     }
 

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
-use crate::kernel::row::Store;
+use crate::kernel::row::{Inputs, Store};
 use crate::memory::{Compute, Cut, Part, Target, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -116,11 +116,11 @@ impl<C: Compute> Kernel for FoldBlock<'_, C> {
         let elements = self.blocks.elements(self.block);
         if self.blocks.lent {
             let x = reader.source.row(self.row, elements);
-            return Ok(fold::fold(token, x, self.temperature, self.fixed, AHEAD));
+            return Ok(fold::fold(token, x, &mut [], self.temperature, self.fixed, AHEAD));
         }
         let mut data = scratch(elements.len())?;
         reader.read(self.row, elements, &mut data);
-        Ok(fold::fold(token, &data, self.temperature, self.fixed, 0))
+        Ok(fold::fold(token, &data, &mut [], self.temperature, self.fixed, 0))
     }
 }
 
@@ -144,7 +144,7 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         if self.blocks.lent && self.part.lends::<C>() {
             let x = reader.source.row(row, elements.clone());
             let out = self.part.row(row, elements);
-            F::write(token, x, out, self.temperature, self.folded, self.store, &[]);
+            F::write(token, Inputs { x, kept: &[], next: &[] }, out, self.temperature, self.folded, self.store);
             token.fence();
             return Ok(());
         }
@@ -153,7 +153,7 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
             data.fill(C::from_f64(F::EXCLUDED));
         } else {
             reader.read(row, elements.clone(), &mut data);
-            F::write_in_place(token, &mut data, self.temperature, self.folded);
+            F::write_in_place(token, &mut data, &[], self.temperature, self.folded);
         }
         self.part.write(row, elements.start, &data);
         Ok(())

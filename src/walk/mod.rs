@@ -19,7 +19,7 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::kernel::column::{Folds, Strip};
 use crate::kernel::fold::{BLOCK, Fold};
-use crate::kernel::row::Store;
+use crate::kernel::row::{Inputs, Store};
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Owned, Part, Source, Target, View, ViewMut, exceeds_last_cache};
 use crate::options::{self, Options, check_temperature, check_threads};
@@ -39,23 +39,25 @@ pub(crate) trait Function: Copy + Send + Sync {
     type Row<T: Real>: Copy + Send + Sync;
     /// The result for places that the mask leaves out.
     const EXCLUDED: f64;
+    /// Whether the results use the p of [`crate::kernel::exp`], so that it is worth keeping.
+    const KEEPS: bool;
 
     /// From the complete fold of a row.
     fn row<T: Real>(fold: Fold<T>) -> Self::Row<T>;
-    /// The results for some logits of a row. `next` is what will be read after them.
+    /// The results for some logits of a row.
     fn write<S: Simd, T: Real>(
         token: S,
-        x: &[T],
+        inputs: Inputs<'_, T>,
         out: &mut [T],
         temperature: &Temperature<T>,
         row: &Self::Row<T>,
         store: Store,
-        next: &[T],
     );
     /// The same, in the place of the logits.
     fn write_in_place<S: Simd, T: Real>(
         token: S,
         data: &mut [T],
+        kept: &[T],
         temperature: &Temperature<T>,
         row: &Self::Row<T>,
     );

@@ -7,8 +7,7 @@ use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
-use crate::kernel::row::Store;
-use crate::kernel::{Real, Temperature};
+use crate::kernel::row::{Inputs, Store};
 use crate::memory::{Compute, Cut, Part, Source, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -17,6 +16,10 @@ use crate::simd::{Kernel, Simd, dispatch};
 const GROUP: usize = 4096;
 /// The most rows of a group.
 const GROUP_ROWS: usize = 32;
+
+/// The longest row of which p is kept for the second read: it must stay in the second cache, with the row itself.
+/// Longer ones compute it again.
+const KEPT: usize = 40_000;
 
 /// Elements that are asked for ahead of the sum, in the same row.
 const AHEAD: usize = 2048;
@@ -44,6 +47,7 @@ pub(super) fn run<F: Function, C: Compute>(
                 store,
                 part,
                 scratch: scratch(room)?,
+                kept: scratch(if F::KEEPS && len <= KEPT { len.max(GROUP) } else { 0 })?,
                 function: PhantomData,
             },
         );
@@ -91,6 +95,8 @@ struct Rows<'a, F, C> {
     part: Part<'a>,
     /// Room for a block, where rows are not lent.
     scratch: Vec<C>,
+    /// Room for what the folds of a group keep, or nothing.
+    kept: Vec<C>,
     function: PhantomData<F>,
 }
 
@@ -104,12 +110,17 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
         while first < self.part.rows.end {
             let rows = first..(first + group).min(self.part.rows.end);
             first = rows.end;
-            if !self.lent {
-                rows.for_each(|row| self.copied(token, row));
-            } else if self.in_place {
-                rows.for_each(|row| self.in_place(token, row));
-            } else {
+            if self.lent && !self.in_place {
                 self.lent(token, rows);
+                continue;
+            }
+            // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.
+            for row in rows {
+                if self.lent {
+                    self.in_place(token, row);
+                } else {
+                    self.copied(token, row);
+                }
             }
         }
         token.fence();
@@ -122,19 +133,25 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn lent<S: Simd>(&mut self, token: S, rows: Range<usize>) {
         let reader = self.reader;
         let whole = 0..reader.len;
+        let keeps = if self.kept.is_empty() { 0 } else { reader.len };
         let mut folded = [None; GROUP_ROWS];
-        for (folded, row) in folded.iter_mut().zip(rows.clone()) {
+        for (index, row) in rows.clone().enumerate() {
             let temperature = reader.temperatures.of(row);
             let x = reader.source.row::<C>(row, whole.clone());
-            let fold = fold::fold_row(token, x, &temperature, AHEAD);
-            *folded = Some((temperature, F::row(fold)));
+            let kept = &mut self.kept[index * keeps..][..keeps];
+            let fold = fold::fold_row(token, x, kept, &temperature, AHEAD);
+            folded[index] = Some((temperature, F::row(fold)));
         }
-        for (folded, row) in folded.iter().zip(rows) {
-            let Some((temperature, folded)) = folded else { break };
-            let x = reader.source.row::<C>(row, whole.clone());
-            let next = if row + 1 < self.part.rows.end { reader.source.row(row + 1, whole.clone()) } else { &[] };
-            let out = self.part.row::<C>(row, whole.clone());
-            F::write(token, x, out, temperature, folded, self.store, next);
+        let end = rows.end;
+        for (index, row) in rows.enumerate() {
+            let Some((temperature, folded)) = &folded[index] else { break };
+            let next = if end < self.part.rows.end { end + index } else { row };
+            let inputs = Inputs {
+                x: reader.source.row(row, whole.clone()),
+                kept: &self.kept[index * keeps..][..keeps],
+                next: reader.source.row(next.min(self.part.rows.end - 1), whole.clone()),
+            };
+            F::write(token, inputs, self.part.row(row, whole.clone()), temperature, folded, self.store);
         }
     }
 
@@ -143,8 +160,10 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn in_place<S: Simd>(&mut self, token: S, row: usize) {
         let temperature = self.reader.temperatures.of(row);
         let data = self.part.row::<C>(row, 0..self.reader.len);
-        let fold = fold::fold_row(token, data, &temperature, AHEAD);
-        F::write_in_place(token, data, &temperature, &F::row(fold));
+        let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
+        let kept = &mut self.kept[..keeps];
+        let fold = fold::fold_row(token, data, kept, &temperature, AHEAD);
+        F::write_in_place(token, data, kept, &temperature, &F::row(fold));
     }
 
     /// A row by way of working memory, block by block; twice, unless one block holds it all.
@@ -152,13 +171,15 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn copied<S: Simd>(&mut self, token: S, row: usize) {
         let reader = self.reader;
         let temperature = reader.temperatures.of(row);
+        let keeps = if self.kept.is_empty() { 0 } else { reader.len };
         let mut fixed = None;
         let fold = loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
             for block in reader.blocks() {
                 let data = &mut self.scratch[..block.len()];
+                let kept = &mut self.kept[..keeps.min(block.len())];
                 reader.read(row, block, data);
-                fold = fold.with(fold::fold(token, data, &temperature, fixed, 0));
+                fold = fold.with(fold::fold(token, data, kept, &temperature, fixed, 0));
             }
             if fixed.is_some() {
                 break fold;
@@ -178,7 +199,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             if vacant {
                 data.fill(C::from_f64(F::EXCLUDED));
             } else {
-                F::write_in_place(token, data, &temperature, &folded);
+                F::write_in_place(token, data, &self.kept[..keeps], &temperature, &folded);
             }
             self.part.write(row, block.start, data);
         }

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .npy import InputFile, InputStream, NpyError, OutputFile, OutputStream
+from .npy import InputFile, InputStream, NpyError
 from .operation import named_dtype
 
 if TYPE_CHECKING:
+    from .output import OutputFile, OutputStream
     from .pipeline import Region
 
     Array = npt.NDArray[Any]

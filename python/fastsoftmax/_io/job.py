@@ -12,7 +12,8 @@ import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from .ends import ArrayTarget, FileSource, FileTarget, kind_of, overlap
-from .npy import OutputFile, OutputStream, format_header
+from .npy import format_header
+from .output import OutputFile, OutputStream
 from .pipeline import Loop, Region, Tile, column_tiles, matrix_tiles, row_tiles, whole_tile
 from .two_pass import Columns
 
@@ -59,6 +60,11 @@ class Loss:
         if self.reduction == "sum":
             return total
         return total / weight if weight else math.nan
+
+
+def _rounded(values: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):  # infinity is float16's answer to 70,000
+        return values.astype(dtype)
 
 
 class Job:
@@ -159,7 +165,7 @@ class Job:
             n * t.itemsize
             for n, t in zip((self.length, *lengths), (self.source.dtype, *self.dtypes), strict=False)
         ]
-        self.lengths, self.width = lengths, min(self.inner, self.chunk // max(sizes))
+        self.lengths, self.width = lengths, min(self.inner, self.chunk // max(1, *sizes))
         flat = len(self.shape) == depth + 1
         pieces = all(
             kind == "file" or (n == 1 and (kind == "stream" or flat))
@@ -208,12 +214,12 @@ class Job:
             stored, self._turn(shape), fortran_order=self.source.reverse and len(shape) > 1
         )
         file: OutputFile | OutputStream
+        inputs = [self.source.identity, *self.op.identities]
         if kind == "file":
-            inputs = [self.source.identity, *self.op.identities]
             nbytes = math.prod(shape) * dtype.itemsize
             file = OutputFile(os.fsdecode(place), header, nbytes, overwrite=overwrite, inputs=inputs)
         else:
-            file = OutputStream(place, header)
+            file = OutputStream(place, header, inputs=inputs)
         self.stack.callback(file.abort)
         return file
 
@@ -250,7 +256,7 @@ class Job:
             tiles = row_tiles(self.shape, results, sizes, last, self.chunk)
         Loop(self.source, targets, advance, in_place=self.in_place).run(tiles, self._compute)
         if self.loss:
-            self.targets[0].write(Region(0, 1), np.array(self.loss.value()).astype(self.dtypes[0]))
+            self.targets[0].write(Region(0, 1), _rounded(np.array(self.loss.value()), self.dtypes[0]))
 
     def _compute(self, tile: Tile, values: Array, outputs: list[Array | None]) -> Sequence[Array]:
         x = values.reshape(tile.shape)
@@ -280,7 +286,7 @@ class Job:
         # axis.
         pieces = self.random and self.random_out
         width = min(self.inner, max(self.chunk // STATE, MIN_RUN)) if pieces else self.inner
-        unit = 1 if pieces else self.length // self.shape[0]
+        unit = 1 if pieces else max(1, math.prod(self.shape[1 : len(self.axes)]))
         itemsize = max(self.source.dtype.itemsize, self.dtypes[0].itemsize)
         step = max(1, self.chunk // (width * itemsize * unit)) * unit
         for start in range(0, self.inner, width):
@@ -308,7 +314,7 @@ class Job:
                     0,
                     self.results[0][0] if self.results[0] else 1,
                 )  # of arrays, which get everything at once
-                values = state.logsumexp().astype(self.dtypes[0])
+                values = _rounded(state.logsumexp(), self.dtypes[0])
                 self.targets[0].write(Region(start, size, rows=rows), values)
 
     def _state(self, columns: slice) -> Columns:

@@ -157,8 +157,8 @@ class Operation:
         self, x: Array, axis: Axis, cut: dict[str, Any], outputs: Sequence[Array | None]
     ) -> Sequence[Array]:
         """Compute one chunk; results are contiguous, and in `outputs` where these are given."""
-        extra = [cut.pop("operand")] if "operand" in cut else []
-        keywords = {**self.keywords, **cut}
+        extra = [cut["operand"]] if "operand" in cut else []
+        keywords = {**self.keywords, **{name: value for name, value in cut.items() if name != "operand"}}
         if self.name == "cross_entropy":
             keywords["reduction"] = "none"
         if self.kind.out and outputs and outputs[0] is not None:

@@ -11,14 +11,17 @@ alone is 8 ULP of a float64 result. Why the rest and not the sum: log_softmax ne
 1e-9 has lost the digits of the 1e-9.
 
 Results narrower than float64 come from the library's own kernels, computed in float64 and rounded once. A
-float64 result has no wider type to be computed in, so there the rounding errors of x - m, of the division by
-T and of the sum are carried along by error-free transformations (Knuth's TwoSum, Dekker's product) and
-multiplied back in. At most 2 ULP, as everywhere in the library; the exception is a float64 logsumexp where m
-and log1p(rest) cancel, which keeps 2 ULP of the larger of the two.
+float64 result has no wider type to be computed in, so there the sum, its logarithm and the arguments of exp
+are pairs of numbers: the rounding errors of x - m, of the division by T and of the sums are kept (Knuth's
+TwoSum, Dekker's product) and put back at the end, exp(t)*(1 + c) for exp(t + c). NumPy's exp, 0.7 ULP, and
+one rounding remain: at most 2 ULP, as everywhere in the library. A float64 logsumexp where m and log1p(rest)
+cancel keeps 2 ULP of the larger of the two.
 """
 
 from __future__ import annotations
 
+import decimal
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -40,16 +43,60 @@ def _two_sum_error(a: F64, b: F64, s: F64) -> F64:
     return (a - (s - t)) + (b - t)
 
 
-def _division_error(a: F64, b: F64, q: F64) -> F64:
-    """Give a/b - q for q = fl(a/b), to first order: (a - q*b)/b with Dekker's exact product."""
-    p = q * b
-    c = 134217729.0 * q
-    q_hi = c - (c - q)
+def _product_error(a: F64, b: F64, p: F64) -> F64:
+    """Give the exact error of p = fl(a * b)."""
+    c = 134217729.0 * a
+    a_high = c - (c - a)
     c = 134217729.0 * b
-    b_hi = c - (c - b)
-    q_lo, b_lo = q - q_hi, b - b_hi
-    error: F64 = ((a - p) - (((q_hi * b_hi - p) + q_hi * b_lo + q_lo * b_hi) + q_lo * b_lo)) / b
+    b_high = c - (c - b)
+    a_low, b_low = a - a_high, b - b_high
+    return ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+def _division_error(a: F64, b: F64, q: F64) -> F64:
+    """Give a/b - q for q = fl(a/b), to first order: (a - q*b)/b."""
+    p = q * b
+    error: F64 = ((a - p) - _product_error(q, b, p)) / b
     return error
+
+
+@functools.cache
+def _exp_pair(x: float) -> tuple[float, float]:
+    """Give exp(x) as a float64 and what is missing from it."""
+    with decimal.localcontext(prec=40):
+        exact = decimal.Decimal(x).exp()
+        high = float(exact)
+        return high, float(exact - decimal.Decimal(high))
+
+
+def _exp_pairs(x: F64) -> tuple[F64, F64]:
+    """Give exp of multiples of 1/64, of which there are few, as pairs."""
+    values, places = np.unique(x, return_inverse=True)
+    high, low = np.array([_exp_pair(value) for value in values.tolist()]).T[:, places]
+    return high, low
+
+
+def _log1p_pair(rest: F64, low: F64) -> tuple[F64, F64]:
+    """Give log(1 + rest + low) as g + f: g a multiple of 1/64, and f, below 2^-7, rounded by 2^-60."""
+    total = 1.0 + rest
+    g = np.where(np.isfinite(total) & (total > 0), np.rint(64 * np.log(total)) / 64, 0.0)
+    high, missing = _exp_pairs(g)
+    total_low = _two_sum_error(np.ones_like(rest), rest, total) + low
+    ratio = ((total - high) + (total_low - missing)) / high  # total - high is exact: they are close
+    return g, np.log1p(np.where(g == 0, rest + low, ratio))
+
+
+def _scaled(total: F64, low: F64, d: F64, error: F64 | float) -> tuple[F64, F64]:
+    """Give (total + low) * exp(d + error) as a pair, to about 2^-60; d <= 0."""
+    near = d > -64  # what is further away weighs too little for its rounding to matter
+    g = np.where(near, np.rint(64 * d) / 64, 0.0)
+    high, missing = _exp_pairs(g)
+    p = total * high
+    factor = np.expm1((d - g) + error)  # d - g is exact
+    q = _product_error(total, high, p) + p * factor + (total * missing + low * high) * (1.0 + factor)
+    s = p + q
+    far = total * np.exp(d)
+    return np.where(near, s, far + far * error), np.where(near, q - (s - p), 0.0)
 
 
 class Columns:
@@ -135,22 +182,17 @@ class Columns:
         swap = m > self.m
         top = np.maximum(m, self.m)  # NaN stays
         small = np.where(swap, self.m, m)
-        total, total_low = self._total(np.where(swap, self.rest, rest), np.where(swap, self.rest_low, low))
-        q, correction = self._exp(small[None, :], top)
-        scale, slip = q[0], correction[0] if isinstance(correction, np.ndarray) else correction
-        grown = total * scale
-        kept = np.where(swap, rest, self.rest)
-        s = kept + grown
-        self.rest_low = _two_sum_error(kept, grown, s) + np.where(swap, low, self.rest_low)
-        self.rest_low += scale * (total_low + total * slip)
+        kept, kept_low = np.where(swap, [rest, low], [self.rest, self.rest_low])
+        other, other_low = np.where(swap, [self.rest, self.rest_low], [rest, low])
+        total = 1.0 + other
+        other_low += _two_sum_error(np.ones_like(other), other, total)
+        d, error = self._shift(small[None, :], top)
+        grown, grown_low = _scaled(
+            total, other_low, d[0], error[0] if isinstance(error, np.ndarray) else error
+        )
+        self.m, self.rest = top, kept + grown
+        self.rest_low = _two_sum_error(kept, grown, self.rest) + (kept_low + grown_low)
         self.rest_low[~np.isfinite(self.rest_low)] = 0.0
-        self.rest, self.m = s, top
-
-    @staticmethod
-    def _total(rest: F64, low: F64) -> tuple[F64, F64]:
-        one = np.ones_like(rest)
-        total = one + rest
-        return total, _two_sum_error(one, rest, total) + low
 
     # -- what the passes share -------------------------------------------------------------------------------
 
@@ -188,28 +230,35 @@ class Columns:
 
     # -- after pass 1 and in pass 2 --------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _log_total(self) -> tuple[F64, F64]:
+        """The log of the sum, without m, as a pair; NaN where the whole column is NaN."""
+        g, f = _log1p_pair(self.rest, self.rest_low)
+        return g, np.where(np.isfinite(self.m), f, np.nan)
+
     def logsumexp(self) -> F64:
         """Give log sum exp of every column: m + log1p(rest)."""
         with np.errstate(**QUIET):
-            return np.where(np.isfinite(self.m), self.m + self._log_total(), self.m)
+            g, f = self._log_total
+            high = self.m + g
+            return np.where(np.isfinite(self.m), high + (_two_sum_error(self.m, g, high) + f), self.m)
 
-    def _log_total(self) -> F64:
-        # log1p has no second word for the low part: its slope is 1/(1 + rest).
-        return np.asarray(np.log1p(self.rest) + self.rest_low / (1.0 + self.rest))
+    def _log_probabilities(self, x: F64) -> tuple[F64, F64]:
+        """Give (x - m)/T - log1p(rest) as a number and what is missing from it."""
+        d, error = self._shift(x, self.m)
+        g, f = self._log_total
+        y = d - g
+        missing = _two_sum_error(d, np.broadcast_to(-g, d.shape), y) + error
+        missing[~np.isfinite(missing)] = 0.0  # a difference of infinities has no error to speak of
+        missing -= f
+        return y, missing
 
     def log_softmax(self, x: Array, out: Array) -> None:
         """Write the log-probabilities of a tile."""
         with np.errstate(**QUIET):
-            log_total = np.where(np.isfinite(self.m), self._log_total(), np.nan)
             for block in self._blocks(len(x)):
-                d, error = self._shift(np.asarray(x[block], np.float64), self.m)
-                y = d - log_total
-                # A difference of infinities has no error to speak of; otherwise both errors fit in one
-                # addition.
-                if self.exact:
-                    lost = _two_sum_error(d, np.broadcast_to(-log_total, d.shape), y) + error
-                    lost[~np.isfinite(lost)] = 0.0
-                    y += lost
+                y, missing = self._log_probabilities(np.asarray(x[block], np.float64))
+                y += missing
                 out[block] = y
 
     def softmax(self, x: Array, out: Array) -> None:
@@ -218,13 +267,14 @@ class Columns:
             if not self.exact:
                 self._softmax_by_kernel(x, out)
                 return
-            high, low = self._total(self.rest, self.rest_low)
-            high = np.where(np.isfinite(self.m), high, np.nan)
-            slip = low / high
             for block in self._blocks(len(x)):
-                q, correction = self._exp(np.asarray(x[block], np.float64), self.m)
-                q += q * (correction - slip)
-                np.divide(q, high, out=out[block])
+                y, missing = self._log_probabilities(np.asarray(x[block], np.float64))
+                t = y + missing
+                missing = _two_sum_error(y, missing, t)
+                missing[~np.isfinite(missing)] = 0.0
+                q = np.exp(t, out=t)
+                q += q * missing
+                out[block] = q
 
     def _softmax_by_kernel(self, x: Array, out: Array) -> None:
         """Scale the tile's own softmax by the tile's share of the whole column."""

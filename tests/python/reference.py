@@ -1,0 +1,79 @@
+"""The softmax family naively, in the longest floats that NumPy has, and how far a result is from it."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOATS = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64)]
+INTEGERS = [np.dtype(code) for code in "bhilqBHILQ?"]
+
+# The accuracy that api.md promises, in units in the last place of the result's dtype.
+BOUNDS = {FLOATS[0]: 0.51, FLOATS[1]: 0.51, FLOATS[2]: 2.0, FLOATS[3]: 2.0}
+
+# Bits after the point of a significand, and the exponent of the least normal number.
+_FORMATS = {FLOATS[0]: (10, -14), FLOATS[1]: (7, -126), FLOATS[2]: (23, -126), FLOATS[3]: (52, -1022)}
+
+Exact = NDArray[np.longdouble]
+
+
+def exact(x: ArrayLike) -> Exact:
+    """Give the numbers that a function works on: integers become float64 first."""
+    x = np.asarray(x)
+    if x.dtype.kind in "biu":
+        x = x.astype(np.float64)
+    if x.dtype.type is ml_dtypes.bfloat16:
+        x = x.astype(np.float32)
+    return x.astype(np.longdouble)
+
+
+def softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+) -> Exact:
+    """Compute exp((x - max) / T) / sum, with the special values of api.md."""
+    x = exact(x)
+    if x.ndim == 0 and axis in (0, -1):
+        axis = ()
+    kept = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
+    with np.errstate(all="ignore"):
+        x = np.where(kept, x, -np.inf)
+        top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+        powers = np.where(kept, np.exp((x - top) / exact(temperature)), 0)
+        result = powers / powers.sum(axis=axis, keepdims=True)
+        return np.where(kept, result, 0)
+
+
+def ulps(result: NDArray[Any], expected: Exact) -> NDArray[np.float64]:
+    """Tell by how many units in the last place each result is off; inf where one is NaN or infinite alone."""
+    bits, least = _FORMATS[result.dtype.newbyteorder("=")]
+    _, exponent = np.frexp(expected)
+    unit = np.ldexp(np.longdouble(1), np.maximum(exponent - 1, least) - bits)
+    got = exact(result)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(got - expected) / unit
+    same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    return np.where(same, 0, np.where(np.isnan(off), np.inf, off)).astype(np.float64)
+
+
+def assert_accurate(result: NDArray[Any], expected: Exact) -> None:
+    """Hold a result against the bound that its dtype has."""
+    assert result.shape == expected.shape
+    bound = BOUNDS[result.dtype.newbyteorder("=")]
+    worst = ulps(result, expected).max(initial=0)
+    assert worst <= bound, f"{worst} ULP off, more than {bound}:\n{result!r}\n{expected!r}"
+
+
+def assert_same(result: NDArray[Any], expected: ArrayLike) -> None:
+    """Hold a result against the very numbers that are expected, NaN among them."""
+    np.testing.assert_array_equal(exact(result), exact(expected))
+
+
+def bits(result: NDArray[Any]) -> bytes:
+    """Give the bits of the elements in C order and native byte order, to compare results exactly."""
+    return result.astype(result.dtype.newbyteorder("=")).tobytes()
