@@ -15,9 +15,10 @@ mod yardstick;
 
 pub use element::{DType, Element, Float};
 pub use error::{Error, Result};
-pub use simd::Level;
+pub use ops::log_softmax::log_softmax;
 pub use ops::softmax::{softmax, softmax_in_place, softmax_into};
 pub use options::Options;
 pub use shape::Axis;
+pub use simd::Level;
 #[doc(hidden)]
 pub use yardstick::{Yardstick, yardstick};

@@ -15,9 +15,10 @@
 //!
 //! Fork: everything that refers to threads hangs on one pointer, `HOME`. The handler that runs in a forked child sets
 //! it to null, and the child makes a home of its own when it needs one. What the parent had is leaked and never looked
-//! at again, so it does not matter which of its locks some other thread held at that moment. (One piece of rayon is
-//! global: the epoch collector below its deques, which only workers touch. Should a fork catch its initialisation
-//! half done, the child's workers never come, and its callers do the work alone.)
+//! at again, so it does not matter which of its locks some other thread held at that moment. Two locks are not ours
+//! and are taken by a worker that starts: `std`'s around its table of stacks (in a program with a Rust `main`), and the
+//! initialisation of the epoch collector below rayon's deques. Should a fork catch one of them held, the child's
+//! workers never come, and as nobody waits for them, its callers do the work alone.
 
 use std::any::Any;
 use std::num::NonZeroUsize;

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use crate::error::{Error, Result};
 use crate::kernel::Real;
 use crate::kernel::fold::extent;
+use crate::kernel::row::copy_streaming;
 use crate::parallel;
-use crate::simd::{Kernel, Level, Simd, Vector, dispatch};
+use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// A way to copy or to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +45,21 @@ impl std::str::FromStr for Yardstick {
 pub fn yardstick(kind: Yardstick, from: &[f32], to: &mut [f32], threads: usize) -> Result<()> {
     let reads = matches!(kind, Yardstick::Read | Yardstick::ReadPrefetch);
     if !reads && to.len() != from.len() {
-        return Err(Error::Value("source and destination differ in length".into()));
+        return Err(Error::Value(
+            "source and destination differ in length".into(),
+        ));
     }
-    let part = from.len().div_ceil(threads.max(1)).next_multiple_of(16).max(16);
+    let part = from
+        .len()
+        .div_ceil(threads.max(1))
+        .next_multiple_of(16)
+        .max(16);
     let mut rest = to;
     let parts: Vec<_> = from
         .chunks(part)
         .map(|from| {
-            let (to, after) = std::mem::take(&mut rest).split_at_mut(if reads { 0 } else { from.len() });
+            let (to, after) =
+                std::mem::take(&mut rest).split_at_mut(if reads { 0 } else { from.len() });
             rest = after;
             Mutex::new(Some(Part { kind, from, to }))
         })
@@ -78,14 +86,7 @@ impl Kernel for Part<'_> {
         match self.kind {
             Yardstick::Memcpy => self.to.copy_from_slice(self.from),
             Yardstick::Stream => {
-                let (head, lines, tail) = S::F32::lines(self.to);
-                let (from_head, from) = self.from.split_at(head.len());
-                let (from_lines, from_tail) = from.split_at(lines.len() * LANES);
-                head.copy_from_slice(from_head);
-                for (from, line) in from_lines.chunks_exact(LANES).zip(lines) {
-                    S::F32::load(token, from).stream(line);
-                }
-                tail.copy_from_slice(from_tail);
+                copy_streaming(token, self.from, self.to);
                 token.fence();
             }
             Yardstick::Read => {

@@ -9,8 +9,8 @@ use super::Temperature;
 use super::exp::{Exp, Mode, Shift};
 use super::fold::{Extent, Fold, Partial, Sum};
 use super::real::Real;
-use super::row::{Map, Probability, Quotient};
-use crate::simd::{Simd, Vector};
+use super::row::{Map, Results};
+use crate::simd::{Kernel, Simd, Vector};
 
 /// The most lanes a vector has.
 pub(crate) const LANES: usize = 16;
@@ -67,11 +67,17 @@ impl<T: Real> Folds<T> {
     #[inline(always)]
     pub(crate) fn get(&self, lane: usize) -> Fold<T> {
         Fold {
-            extent: Extent { max: self.max[lane], min: self.min[lane] },
+            extent: Extent {
+                max: self.max[lane],
+                min: self.min[lane],
+            },
             nan: self.nan[lane],
             skipped: self.skipped[lane],
             base: self.base[lane],
-            partial: Partial { k: self.k[lane], sum: self.sum[lane] },
+            partial: Partial {
+                k: self.k[lane],
+                sum: self.sum[lane],
+            },
         }
     }
 
@@ -90,13 +96,20 @@ impl<T: Real> Folds<T> {
     #[inline(always)]
     pub(crate) fn add(&mut self, other: &Self) {
         for lane in 0..LANES {
-            let fold = Fold { base: other.base[lane], ..self.get(lane) };
+            let fold = Fold {
+                base: other.base[lane],
+                ..self.get(lane)
+            };
             self.set(lane, fold.with(other.get(lane)));
         }
     }
 
     /// The shifts of lanes that must be read again; see [`Fold::retry`].
-    pub(crate) fn retry(&self, temperatures: &[Temperature<T>], lanes: usize) -> Option<[Option<Shift<T>>; LANES]> {
+    pub(crate) fn retry(
+        &self,
+        temperatures: &[Temperature<T>],
+        lanes: usize,
+    ) -> Option<[Option<Shift<T>>; LANES]> {
         let mut shifts = [None; LANES];
         for (lane, shift) in shifts.iter_mut().enumerate().take(lanes) {
             *shift = self.get(lane).retry(of_lane(temperatures, lane));
@@ -114,6 +127,39 @@ pub(crate) fn of_lane<T>(temperatures: &[Temperature<T>], lane: usize) -> &Tempe
 /// The folds of one chunk of a strip. Lanes with a `fixed` shift use that.
 #[inline(always)]
 pub(crate) fn fold<S: Simd, T: Real>(
+    token: S,
+    tile: &[T],
+    strip: Strip,
+    temperatures: &[Temperature<T>],
+    fixed: Option<&[Option<Shift<T>>; LANES]>,
+) -> Folds<T> {
+    token.call(FoldStrip {
+        tile,
+        strip,
+        temperatures,
+        fixed,
+    })
+}
+
+/// The arguments of [`fold`].
+struct FoldStrip<'a, T: Real> {
+    tile: &'a [T],
+    strip: Strip,
+    temperatures: &'a [Temperature<T>],
+    fixed: Option<&'a [Option<Shift<T>>; LANES]>,
+}
+
+impl<T: Real> Kernel for FoldStrip<'_, T> {
+    type Output = Folds<T>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> Folds<T> {
+        fold_strip(token, self.tile, self.strip, self.temperatures, self.fixed)
+    }
+}
+
+#[inline(always)]
+fn fold_strip<S: Simd, T: Real>(
     token: S,
     tile: &[T],
     strip: Strip,
@@ -144,7 +190,10 @@ pub(crate) fn fold<S: Simd, T: Real>(
         let shift = match fixed {
             Some(shift) if counted[lane] => shift,
             _ if counted[lane] => temperature.shift(max, T::ZERO),
-            _ => Shift { base: T::ZERO, k: 0.0 },
+            _ => Shift {
+                base: T::ZERO,
+                k: 0.0,
+            },
         };
         folds.base[lane] = fixed.map_or(T::ZERO, |shift| shift.base);
         folds.k[lane] = shift.k;
@@ -208,41 +257,46 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
     sums[0]
 }
 
-/// The probabilities of a strip, in the place of its logits.
-#[inline(always)]
-pub(crate) fn probabilities<S: Simd, T: Real>(
-    token: S,
-    tile: &mut [T],
-    strip: Strip,
-    temperatures: &[Temperature<T>],
-    folds: &Folds<T>,
-) {
-    let lanes = T::Vector::<S>::LANES;
-    let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-    let mut mode = Mode::Plain;
-    let mut undefined = false;
-    let mut k = folds.k;
-    for lane in 0..lanes {
-        let fold = folds.get(lane);
-        (r[lane], rest[lane]) = Quotient::new(fold).reciprocal;
-        mode = mode.max(fold.extent.mode(of_lane(temperatures, lane), fold.shift()));
-        if r[lane].is_nan() {
-            undefined = true;
-            k[lane] = 0.0;
+/// The results of a strip, to be written in the place of its logits.
+pub(crate) struct Write<'a, T: Real, R> {
+    pub(crate) tile: &'a mut [T],
+    pub(crate) strip: Strip,
+    pub(crate) temperatures: &'a [Temperature<T>],
+    pub(crate) results: &'a [R; LANES],
+}
+
+impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self {
+            tile,
+            strip,
+            temperatures,
+            results,
+        } = self;
+        let mut mode = Mode::Plain;
+        let mut undefined = false;
+        for (lane, results) in results.iter().enumerate().take(T::LANES) {
+            mode = mode.max(results.mode(of_lane(temperatures, lane)));
+            undefined |= results.is_undefined();
         }
-    }
-    let map = Probability {
-        exp: Exp::of_lanes(token, temperatures, &folds.base, &k),
-        reciprocal: (T::Vector::<S>::load(token, &r), T::Vector::<S>::load(token, &rest)),
-    };
-    match mode {
-        Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, tile, strip, map),
-        Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, tile, strip, map),
-        Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, tile, strip, map),
-    }
-    if undefined {
-        for lane in (0..lanes).filter(|lane| r[*lane].is_nan()) {
-            strip.lane(lane).for_each(|index| tile[index] = T::NAN);
+        let map = R::lanes(token, temperatures, results);
+        match mode {
+            Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, tile, strip, map),
+            Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, tile, strip, map),
+            Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, tile, strip, map),
+        }
+        if undefined {
+            for (lane, _) in results
+                .iter()
+                .enumerate()
+                .take(T::LANES)
+                .filter(|(_, r)| r.is_undefined())
+            {
+                strip.lane(lane).for_each(|index| tile[index] = T::NAN);
+            }
         }
     }
 }

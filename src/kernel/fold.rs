@@ -17,7 +17,7 @@
 
 use super::exp::{Exp, Mode, Shift, Temperature};
 use super::real::Real;
-use crate::simd::{Simd, Vector};
+use crate::simd::{Kernel, Simd, Vector};
 
 /// Elements that share a shift; the unit of which sums are made.
 pub(crate) const CHUNK: usize = 1024;
@@ -36,14 +36,25 @@ pub(crate) struct Extent<T> {
 
 impl<T: Real> Extent<T> {
     /// The extent of nothing.
-    pub(crate) const EMPTY: Self = Self { max: T::NEG_INFINITY, min: T::INFINITY };
+    pub(crate) const EMPTY: Self = Self {
+        max: T::NEG_INFINITY,
+        min: T::INFINITY,
+    };
 
     /// The extent of both.
     #[inline(always)]
     pub(crate) fn with(self, other: Self) -> Self {
         Self {
-            max: if other.max > self.max { other.max } else { self.max },
-            min: if other.min < self.min { other.min } else { self.min },
+            max: if other.max > self.max {
+                other.max
+            } else {
+                self.max
+            },
+            min: if other.min < self.min {
+                other.min
+            } else {
+                self.min
+            },
         }
     }
 
@@ -127,7 +138,10 @@ impl<V: Vector> Sum<V> {
     /// No terms.
     #[inline(always)]
     pub(crate) fn new(token: V::Token) -> Self {
-        Self { sum: V::splat(token, Self::guard()), rest: V::splat(token, V::Scalar::ZERO) }
+        Self {
+            sum: V::splat(token, Self::guard()),
+            rest: V::splat(token, V::Scalar::ZERO),
+        }
     }
 
     /// Adds s * (1 + p) to each lane.
@@ -173,8 +187,12 @@ fn sum<S: Simd, T: Real, const KEEP: bool>(
 ) -> T::Wide {
     match mode {
         Mode::Plain => sum_in_mode::<S, T, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
-        Mode::Clamped => sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
-        Mode::General => sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
+        Mode::Clamped => {
+            sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead)
+        }
+        Mode::General => {
+            sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead)
+        }
     }
 }
 
@@ -226,7 +244,10 @@ impl<T: Real> Partial<T> {
     /// No terms. (The k of an empty sum is below every other's, far enough for a power of two of 0.)
     #[inline(always)]
     pub(crate) fn empty() -> Self {
-        Self { k: -1e5, sum: Default::default() }
+        Self {
+            k: -1e5,
+            sum: Default::default(),
+        }
     }
 
     /// The sum of both.
@@ -234,7 +255,10 @@ impl<T: Real> Partial<T> {
     pub(crate) fn plus(self, other: Self) -> Self {
         let k = if other.k > self.k { other.k } else { self.k };
         let scale = |partial: Self| super::double::power_of_two_at_most_one(partial.k - k);
-        Self { k, sum: T::add_scaled(self.sum, scale(self), other.sum, scale(other)) }
+        Self {
+            k,
+            sum: T::add_scaled(self.sum, scale(self), other.sum, scale(other)),
+        }
     }
 }
 
@@ -260,7 +284,13 @@ impl<T: Real> Fold<T> {
     /// No logits, to be summed up with `base`.
     #[inline(always)]
     pub(crate) fn empty(base: T) -> Self {
-        Self { extent: Extent::EMPTY, nan: false, skipped: T::NEG_INFINITY, base, partial: Partial::empty() }
+        Self {
+            extent: Extent::EMPTY,
+            nan: false,
+            skipped: T::NEG_INFINITY,
+            base,
+            partial: Partial::empty(),
+        }
     }
 
     /// The logits of both, which had the same base.
@@ -269,7 +299,11 @@ impl<T: Real> Fold<T> {
         Self {
             extent: self.extent.with(other.extent),
             nan: self.nan | other.nan,
-            skipped: if other.skipped > self.skipped { other.skipped } else { self.skipped },
+            skipped: if other.skipped > self.skipped {
+                other.skipped
+            } else {
+                self.skipped
+            },
             base: self.base,
             partial: self.partial.plus(other.partial),
         }
@@ -278,7 +312,10 @@ impl<T: Real> Fold<T> {
     /// The shift that all terms of the row share.
     #[inline(always)]
     pub(crate) fn shift(&self) -> Shift<T> {
-        Shift { base: self.base, k: self.partial.k }
+        Shift {
+            base: self.base,
+            k: self.partial.k,
+        }
     }
 
     /// The shift with which the logits must be read again, because chunks that count were left out.
@@ -291,7 +328,11 @@ impl<T: Real> Fold<T> {
         if max.to_f64() - self.skipped.to_f64() > FAR * temperature.value {
             return None;
         }
-        let base = if temperature.needs_base(max) { max } else { T::ZERO };
+        let base = if temperature.needs_base(max) {
+            max
+        } else {
+            T::ZERO
+        };
         Some(temperature.shift(max, base))
     }
 }
@@ -309,10 +350,41 @@ pub(crate) fn fold<S: Simd, T: Real>(
     fixed: Option<Shift<T>>,
     ahead: usize,
 ) -> Fold<T> {
-    if kept.is_empty() {
-        fold_keeping::<S, T, false>(token, x, kept, temperature, fixed, ahead)
-    } else {
-        fold_keeping::<S, T, true>(token, x, kept, temperature, fixed, ahead)
+    token.call(FoldBlock {
+        x,
+        kept,
+        temperature,
+        fixed,
+        ahead,
+    })
+}
+
+/// The arguments of [`fold`].
+struct FoldBlock<'a, T: Real> {
+    x: &'a [T],
+    kept: &'a mut [T],
+    temperature: &'a Temperature<T>,
+    fixed: Option<Shift<T>>,
+    ahead: usize,
+}
+
+impl<T: Real> Kernel for FoldBlock<'_, T> {
+    type Output = Fold<T>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> Fold<T> {
+        let Self {
+            x,
+            kept,
+            temperature,
+            fixed,
+            ahead,
+        } = self;
+        if kept.is_empty() {
+            fold_keeping::<S, T, false>(token, x, kept, temperature, fixed, ahead)
+        } else {
+            fold_keeping::<S, T, true>(token, x, kept, temperature, fixed, ahead)
+        }
     }
 }
 
@@ -328,13 +400,24 @@ fn fold_keeping<S: Simd, T: Real, const KEEP: bool>(
     let base = fixed.map_or(T::ZERO, |shift| shift.base);
     let mut fold = Fold::empty(base);
     for (index, chunk) in x.chunks(CHUNK).enumerate() {
-        let kept = if KEEP { &mut kept[index * CHUNK..][..chunk.len()] } else { &mut [] };
+        let kept = if KEEP {
+            &mut kept[index * CHUNK..][..chunk.len()]
+        } else {
+            &mut []
+        };
         let extent = extent(token, chunk);
-        let mut part = Fold { extent, ..Fold::empty(base) };
+        let mut part = Fold {
+            extent,
+            ..Fold::empty(base)
+        };
         let infinite = extent.max == T::NEG_INFINITY || extent.max == T::INFINITY;
         if infinite || (fixed.is_none() && temperature.needs_base(extent.max)) {
             part.nan = any_nan(chunk);
-            part.skipped = if infinite { T::NEG_INFINITY } else { extent.max };
+            part.skipped = if infinite {
+                T::NEG_INFINITY
+            } else {
+                extent.max
+            };
             // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
             kept.fill(T::ZERO);
         } else {
@@ -344,8 +427,14 @@ fn fold_keeping<S: Simd, T: Real, const KEEP: bool>(
             };
             let exp = Exp::new(token, temperature, shift);
             part.partial.k = shift.k;
-            part.partial.sum =
-                sum::<S, T, KEEP>(token, chunk, kept, &exp, extent.mode(temperature, shift), ahead);
+            part.partial.sum = sum::<S, T, KEEP>(
+                token,
+                chunk,
+                kept,
+                &exp,
+                extent.mode(temperature, shift),
+                ahead,
+            );
             part.nan = T::double(part.partial.sum).high.is_nan();
         }
         fold = fold.with(part);
@@ -376,7 +465,11 @@ pub(crate) fn fold_row<S: Simd, T: Real>(
     loop {
         let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
         for (index, block) in x.chunks(BLOCK).enumerate() {
-            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..block.len()] };
+            let kept = if kept.is_empty() {
+                &mut []
+            } else {
+                &mut kept[index * BLOCK..][..block.len()]
+            };
             row = row.with(fold(token, block, kept, temperature, fixed, ahead));
         }
         if fixed.is_some() {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - `real`, `double`: the two compute types, and numbers of twice the precision.
-//! - `exp`: the exponential of a logit as s * (1 + p). `log`: the logarithm of a sum.
+//! - `exp`: the exponential of a logit as s * (1 + p). `log`, `log_row`: logarithms
+//!   of sums, and log-probabilities.
 //! - `fold`: extremes and sums in a fixed order. `row`: rows that lie in memory one element after another.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
 //!
@@ -21,6 +22,8 @@ pub(crate) mod column;
 pub(crate) mod double;
 pub(crate) mod exp;
 pub(crate) mod fold;
+pub(crate) mod log;
+pub(crate) mod log_row;
 pub(crate) mod real;
 pub(crate) mod row;
 

@@ -1,6 +1,7 @@
 //! The two types that arithmetic is done in, float32 and float64, and their constants.
 
 use super::double::Double;
+use super::log::{ln_1p, ln_1p_double};
 use crate::simd::{LINE, Simd, Vector};
 
 /// float32 or float64, with all that the reduction of an exponential needs.
@@ -23,6 +24,8 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     const INFINITY: Self;
     /// Minus infinity.
     const NEG_INFINITY: Self;
+    /// The lowest finite value.
+    const LOWEST: Self;
     /// Zero.
     const ZERO: Self;
 
@@ -51,6 +54,8 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn add_wide(a: Self::Wide, b: Self::Wide) -> Self::Wide;
     /// The same value.
     fn double(wide: Self::Wide) -> Double;
+    /// log(1 + a / b), as precisely as results of this type need.
+    fn ln_1p_of_quotient(a: Double, b: Double) -> Double;
     /// The reciprocal of a sum, as the sum of two values.
     fn reciprocal(wide: Self::Wide) -> (Self, Self);
     /// Whether this is NaN.
@@ -62,8 +67,13 @@ impl Real for f32 {
     type Wide = f64;
 
     // Remez, relative error 2^-28.2, computed with mpmath.
-    const POLYNOMIAL: &'static [Self] =
-        &[0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_779, 0.001_381_447];
+    const POLYNOMIAL: &'static [Self] = &[
+        0.499_999_94,
+        0.166_665_2,
+        0.041_668_393,
+        0.008_368_779,
+        0.001_381_447,
+    ];
     const MAGIC: Self = 12_582_912.0;
     const OFFSET: i32 = 64;
     const BIAS: i32 = 127;
@@ -71,6 +81,7 @@ impl Real for f32 {
     const NAN: Self = Self::NAN;
     const INFINITY: Self = Self::INFINITY;
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
+    const LOWEST: Self = Self::MIN;
     const ZERO: Self = 0.0;
 
     #[inline(always)]
@@ -87,7 +98,10 @@ impl Real for f32 {
     #[inline(always)]
     fn split(value: Double) -> (Self, Self) {
         let first = Self::from_f64(value.high);
-        (first, Self::from_f64((value.high - f64::from(first)) + value.low))
+        (
+            first,
+            Self::from_f64((value.high - f64::from(first)) + value.low),
+        )
     }
 
     #[inline(always)]
@@ -113,6 +127,11 @@ impl Real for f32 {
     #[inline(always)]
     fn double(wide: f64) -> Double {
         Double::new(wide)
+    }
+
+    #[inline(always)]
+    fn ln_1p_of_quotient(a: Double, b: Double) -> Double {
+        Double::new(ln_1p(a.high / b.high))
     }
 
     #[inline(always)]
@@ -152,6 +171,7 @@ impl Real for f64 {
     const NAN: Self = Self::NAN;
     const INFINITY: Self = Self::INFINITY;
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
+    const LOWEST: Self = Self::MIN;
     const ZERO: Self = 0.0;
 
     #[inline(always)]
@@ -181,7 +201,10 @@ impl Real for f64 {
 
     #[inline(always)]
     fn add_scaled(a: Double, scale_a: f64, b: Double, scale_b: f64) -> Double {
-        let scaled = |wide: Double, scale| Double { high: wide.high * scale, low: wide.low * scale };
+        let scaled = |wide: Double, scale| Double {
+            high: wide.high * scale,
+            low: wide.low * scale,
+        };
         scaled(a, scale_a).plus(scaled(b, scale_b))
     }
 
@@ -193,6 +216,11 @@ impl Real for f64 {
     #[inline(always)]
     fn double(wide: Double) -> Double {
         wide
+    }
+
+    #[inline(always)]
+    fn ln_1p_of_quotient(a: Double, b: Double) -> Double {
+        ln_1p_double(a.times_double(b.reciprocal()))
     }
 
     #[inline(always)]

@@ -9,11 +9,12 @@
 //!
 //! Left out is p r', at most 0.2 ULP. Where s is small the product is rounded once more, into the subnormal range.
 
+use super::Temperature;
+use super::column::LANES;
 use super::exp::{Exp, Mode};
 use super::fold::Fold;
 use super::real::Real;
-use super::Temperature;
-use crate::simd::{Simd, Vector};
+use crate::simd::{Kernel, Simd, Vector};
 
 /// Where results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +39,13 @@ impl<T: Real> Quotient<T> {
     #[inline(always)]
     pub(crate) fn new(fold: Fold<T>) -> Self {
         // The terms of the sum and the s of the quotient both carry 2^OFFSET; the reciprocal carries it away twice.
-        let defined = !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
-        let reciprocal = if defined { T::reciprocal(fold.partial.sum) } else { (T::NAN, T::NAN) };
+        let defined =
+            !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
+        let reciprocal = if defined {
+            T::reciprocal(fold.partial.sum)
+        } else {
+            (T::NAN, T::NAN)
+        };
         Self { fold, reciprocal }
     }
 }
@@ -60,7 +66,11 @@ pub(crate) struct Probability<V: Vector> {
 impl<V: Vector> Map<V> for Probability<V> {
     #[inline(always)]
     fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V {
-        let (p, s) = if KEPT { (p, self.exp.power::<MODE>(x)) } else { self.exp.term::<MODE>(x) };
+        let (p, s) = if KEPT {
+            (p, self.exp.power::<MODE>(x))
+        } else {
+            self.exp.term::<MODE>(x)
+        };
         let (r, rest) = self.reciprocal;
         r.add(p.mul_add(r, rest)).mul(s)
     }
@@ -77,62 +87,158 @@ pub(crate) struct Inputs<'a, T> {
     pub(crate) next: &'a [T],
 }
 
-/// The probabilities of one row.
-#[inline(always)]
-pub(crate) fn probabilities<S: Simd, T: Real>(
-    token: S,
-    inputs: Inputs<'_, T>,
-    out: &mut [T],
-    temperature: &Temperature<T>,
-    quotient: &Quotient<T>,
-    store: Store,
-) {
-    if quotient.reciprocal.0.is_nan() {
-        out.fill(T::NAN);
-        return;
+/// What the results of a row have in common, once it is folded.
+pub(crate) trait Results<T: Real>: Copy + Send + Sync {
+    /// The function of each logit.
+    type Map<S: Simd>: Map<T::Vector<S>>;
+
+    /// Whether all results are NaN.
+    fn is_undefined(&self) -> bool;
+    /// How much of the reduction the row's logits need.
+    fn mode(&self, temperature: &Temperature<T>) -> Mode;
+    /// The function for the logits of this row.
+    fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S>;
+    /// The function for the logits of many rows, a lane each.
+    fn lanes<S: Simd>(
+        token: S,
+        temperatures: &[Temperature<T>],
+        lanes: &[Self; LANES],
+    ) -> Self::Map<S>;
+}
+
+impl<T: Real> Results<T> for Quotient<T> {
+    type Map<S: Simd> = Probability<T::Vector<S>>;
+
+    #[inline(always)]
+    fn is_undefined(&self) -> bool {
+        self.reciprocal.0.is_nan()
     }
-    let map = probability(token, temperature, quotient);
-    match quotient.fold.extent.mode(temperature, quotient.fold.shift()) {
-        Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map, store),
-        Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map, store),
-        Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map, store),
+
+    #[inline(always)]
+    fn mode(&self, temperature: &Temperature<T>) -> Mode {
+        self.fold.extent.mode(temperature, self.fold.shift())
+    }
+
+    #[inline(always)]
+    fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S> {
+        Probability {
+            exp: Exp::new(token, temperature, self.fold.shift()),
+            reciprocal: (
+                T::Vector::<S>::splat(token, self.reciprocal.0),
+                T::Vector::<S>::splat(token, self.reciprocal.1),
+            ),
+        }
+    }
+
+    #[inline(always)]
+    fn lanes<S: Simd>(
+        token: S,
+        temperatures: &[Temperature<T>],
+        lanes: &[Self; LANES],
+    ) -> Self::Map<S> {
+        let (mut base, mut k) = ([T::ZERO; LANES], [0.0; LANES]);
+        let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+        for (lane, quotient) in lanes.iter().enumerate() {
+            base[lane] = quotient.fold.base;
+            k[lane] = quotient.fold.partial.k;
+            (r[lane], rest[lane]) = quotient.reciprocal;
+        }
+        Probability {
+            exp: Exp::of_lanes(token, temperatures, &base, &k),
+            reciprocal: (
+                T::Vector::<S>::load(token, &r),
+                T::Vector::<S>::load(token, &rest),
+            ),
+        }
     }
 }
 
-/// The probabilities of one row, in the place of its logits.
-#[inline(always)]
-pub(crate) fn probabilities_in_place<S: Simd, T: Real>(
-    token: S,
-    data: &mut [T],
-    kept: &[T],
-    temperature: &Temperature<T>,
-    quotient: &Quotient<T>,
-) {
-    if quotient.reciprocal.0.is_nan() {
-        data.fill(T::NAN);
-        return;
-    }
-    let map = probability(token, temperature, quotient);
-    match quotient.fold.extent.mode(temperature, quotient.fold.shift()) {
-        Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, kept, map),
-        Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map),
-        Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map),
+/// The results of one row, to be written.
+pub(crate) struct Write<'a, T: Real, R> {
+    pub(crate) inputs: Inputs<'a, T>,
+    pub(crate) out: &'a mut [T],
+    pub(crate) temperature: &'a Temperature<T>,
+    pub(crate) results: &'a R,
+    pub(crate) store: Store,
+}
+
+impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self {
+            inputs,
+            out,
+            temperature,
+            results,
+            store,
+        } = self;
+        if results.is_undefined() {
+            out.fill(T::NAN);
+            return;
+        }
+        let map = results.map(token, temperature);
+        match results.mode(temperature) {
+            Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map, store),
+            Mode::Clamped => {
+                write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map, store)
+            }
+            Mode::General => {
+                write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map, store)
+            }
+        }
     }
 }
 
-#[inline(always)]
-fn probability<S: Simd, T: Real>(
-    token: S,
-    temperature: &Temperature<T>,
-    quotient: &Quotient<T>,
-) -> Probability<T::Vector<S>> {
-    Probability {
-        exp: Exp::new(token, temperature, quotient.fold.shift()),
-        reciprocal: (
-            T::Vector::<S>::splat(token, quotient.reciprocal.0),
-            T::Vector::<S>::splat(token, quotient.reciprocal.1),
-        ),
+/// The results of one row, to be written in the place of its logits.
+pub(crate) struct WriteInPlace<'a, T: Real, R> {
+    pub(crate) data: &'a mut [T],
+    pub(crate) kept: &'a [T],
+    pub(crate) temperature: &'a Temperature<T>,
+    pub(crate) results: &'a R,
+}
+
+impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self {
+            data,
+            kept,
+            temperature,
+            results,
+        } = self;
+        if results.is_undefined() {
+            data.fill(T::NAN);
+            return;
+        }
+        let map = results.map(token, temperature);
+        match results.mode(temperature) {
+            Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, kept, map),
+            Mode::Clamped => {
+                write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map)
+            }
+            Mode::General => {
+                write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map)
+            }
+        }
     }
+}
+
+/// Writes rows that were computed into working memory to where they belong, past the cache.
+#[inline(always)]
+pub(crate) fn copy_streaming<S: Simd, T: Real>(token: S, from: &[T], to: &mut [T]) {
+    let (head, lines, tail) = T::Vector::<S>::lines(to);
+    let (from_head, from) = from.split_at(head.len());
+    let (from_lines, from_tail) = from.split_at(lines.len() * T::LANES);
+    head.copy_from_slice(from_head);
+    for (index, line) in lines.iter_mut().enumerate() {
+        T::Vector::<S>::load(token, &from_lines[index * T::LANES..(index + 1) * T::LANES])
+            .stream(line);
+    }
+    tail.copy_from_slice(from_tail);
 }
 
 /// Applies `map` to every element of a row.
@@ -145,7 +251,16 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
     store: Store,
 ) {
     if inputs.kept.is_empty() {
-        write_as::<S, T, M, MODE, false>(token, Inputs { kept: inputs.x, ..inputs }, out, map, store);
+        write_as::<S, T, M, MODE, false>(
+            token,
+            Inputs {
+                kept: inputs.x,
+                ..inputs
+            },
+            out,
+            map,
+            store,
+        );
     } else {
         write_as::<S, T, M, MODE, true>(token, inputs, out, map, store);
     }
@@ -168,7 +283,11 @@ fn write_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: 
     let lanes = T::LANES;
     let (head, lines, tail) = T::Vector::<S>::lines(out);
     let (begin, end) = (head.len(), head.len() + lines.len() * lanes);
-    let part = |range: std::ops::Range<usize>| Inputs { x: &x[range.clone()], kept: &kept[range], next: &[] };
+    let part = |range: std::ops::Range<usize>| Inputs {
+        x: &x[range.clone()],
+        kept: &kept[range],
+        next: &[],
+    };
     let (first, middle, last) = (part(0..begin), part(begin..end), part(end..x.len()));
     write_cached::<S, T, M, MODE, KEPT>(token, first, head, map);
     for (index, line) in lines.iter_mut().enumerate() {
@@ -193,12 +312,16 @@ fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KE
     let (x, x_tail) = inputs.x[..out.len()].split_at(whole);
     let (kept, kept_tail) = inputs.kept[..out.len()].split_at(whole);
     let (out, out_tail) = out.split_at_mut(whole);
-    for (index, ((x, kept), out)) in
-        x.chunks_exact(lanes).zip(kept.chunks_exact(lanes)).zip(out.chunks_exact_mut(lanes)).enumerate()
+    for (index, ((x, kept), out)) in x
+        .chunks_exact(lanes)
+        .zip(kept.chunks_exact(lanes))
+        .zip(out.chunks_exact_mut(lanes))
+        .enumerate()
     {
         token.prefetch(inputs.next, index * lanes);
         let p = T::Vector::<S>::load(token, kept);
-        map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).store(out);
+        map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p)
+            .store(out);
     }
     if !x_tail.is_empty() {
         let p = T::Vector::<S>::load_partial(token, kept_tail, T::ZERO);
@@ -233,12 +356,20 @@ fn write_in_place_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, con
     let (data, tail) = data.split_at_mut(whole);
     for (index, vector) in data.chunks_exact_mut(lanes).enumerate() {
         let x = T::Vector::<S>::load(token, vector);
-        let p = if KEPT { T::Vector::<S>::load(token, &kept[index * lanes..]) } else { x };
+        let p = if KEPT {
+            T::Vector::<S>::load(token, &kept[index * lanes..])
+        } else {
+            x
+        };
         map.apply::<MODE, KEPT>(x, p).store(vector);
     }
     if !tail.is_empty() {
         let x = T::Vector::<S>::load_partial(token, tail, T::ZERO);
-        let p = if KEPT { T::Vector::<S>::load_partial(token, &kept[whole..whole + tail.len()], T::ZERO) } else { x };
+        let p = if KEPT {
+            T::Vector::<S>::load_partial(token, &kept[whole..whole + tail.len()], T::ZERO)
+        } else {
+            x
+        };
         map.apply::<MODE, KEPT>(x, p).store_partial(tail);
     }
 }

@@ -1,5 +1,4 @@
 //! The public functions, one file each, named as in Python.
 
+pub mod log_softmax;
 pub mod softmax;
-
-

@@ -4,9 +4,8 @@ use ndarray::{Array, ArrayRef, Dimension};
 
 use crate::element::Float;
 use crate::error::Result;
-use crate::kernel::column::{self, Folds, Strip};
 use crate::kernel::fold::Fold;
-use crate::kernel::row::{self, Inputs, Quotient, Store};
+use crate::kernel::row::Quotient;
 use crate::kernel::{Real, Temperature};
 use crate::memory::{View, ViewMut};
 use crate::options::Options;
@@ -40,7 +39,12 @@ pub fn softmax<T: Float, D: Dimension>(
     options: &Options<'_>,
 ) -> Result<Array<T, D>> {
     let mut out = x.to_owned();
-    run(&View::of(x), &mut ViewMut::of(&mut out), &axis.into(), options)?;
+    run(
+        &View::of(x),
+        &mut ViewMut::of(&mut out),
+        &axis.into(),
+        options,
+    )?;
     Ok(out)
 }
 
@@ -72,7 +76,12 @@ pub fn softmax_in_place<T: Float, D: Dimension>(
 }
 
 /// [`softmax`] of arrays of any dtype and layout.
-pub(crate) fn run(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
+pub(crate) fn run(
+    x: &View<'_>,
+    out: &mut ViewMut<'_>,
+    axis: &Axis,
+    options: &Options<'_>,
+) -> Result<()> {
     walk::map::<Softmax>(x, out, axis, options)
 }
 
@@ -85,41 +94,12 @@ impl Function for Softmax {
     const KEEPS: bool = true;
 
     #[inline(always)]
-    fn row<T: Real>(fold: Fold<T>) -> Quotient<T> {
-        Quotient::new(fold)
-    }
-
-    #[inline(always)]
-    fn write<S: Simd, T: Real>(
-        token: S,
-        inputs: Inputs<'_, T>,
-        out: &mut [T],
-        temperature: &Temperature<T>,
-        row: &Quotient<T>,
-        store: Store,
-    ) {
-        row::probabilities(token, inputs, out, temperature, row, store);
-    }
-
-    #[inline(always)]
-    fn write_in_place<S: Simd, T: Real>(
-        token: S,
-        data: &mut [T],
-        kept: &[T],
-        temperature: &Temperature<T>,
-        row: &Quotient<T>,
-    ) {
-        row::probabilities_in_place(token, data, kept, temperature, row);
-    }
-
-    #[inline(always)]
-    fn write_tile<S: Simd, T: Real>(
-        token: S,
-        tile: &mut [T],
-        strip: Strip,
-        temperatures: &[Temperature<T>],
-        folds: &Folds<T>,
-    ) {
-        column::probabilities(token, tile, strip, temperatures, folds);
+    fn row<S: Simd, T: Real>(
+        _: S,
+        fold: &Fold<T>,
+        _: &Temperature<T>,
+        _: &dyn Fn(T) -> Fold<T>,
+    ) -> Quotient<T> {
+        Quotient::new(*fold)
     }
 }

@@ -269,9 +269,9 @@ impl<'py> FromPyObject<'_, 'py> for FloatType {
         let descr = PyArrayDescr::new(object.py(), object.to_owned())?;
         match recognise(&descr) {
             Some(dtype) if dtype.is_float() => Ok(Self(dtype)),
-            _ => Err(PyTypeError::new_err(format!(
-                "dtype {descr} is not supported for results; {SUPPORTED_FLOATS} are"
-            ))),
+            _ => {
+                Err(PyTypeError::new_err(format!("dtype {descr} is not supported for results; {SUPPORTED_FLOATS} are")))
+            }
         }
     }
 }

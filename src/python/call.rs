@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::error::panicked;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::View;
 use crate::options::{Options, Temperature};
 
@@ -34,17 +34,8 @@ pub(super) fn call<'a>(
     settings: Settings<'a>,
     operation: impl FnOnce(&Options<'_>) -> Result<()> + Send,
 ) -> PyResult<()> {
-    let Settings {
-        temperature,
-        mask,
-        threads,
-    } = settings;
-    let options = move || Options::<'a> {
-        temperature,
-        mask,
-        threads,
-        ..Options::default()
-    };
+    let Settings { temperature, mask, threads } = settings;
+    let options = move || Options::<'a> { temperature, mask, threads, ..Options::default() };
     if elements < DETACH_ELEMENTS {
         return caught(|| operation(&options())).map_err(PyErr::from);
     }
@@ -99,14 +90,9 @@ impl Signals {
 fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     // Only asked of a `threading` that is there: importing it here first would make this its main thread.
     let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
-    let Some(threading) = modules
-        .cast::<PyDict>()?
-        .get_item(intern!(py, "threading"))?
-    else {
+    let Some(threading) = modules.cast::<PyDict>()?.get_item(intern!(py, "threading"))? else {
         return Ok(true);
     };
-    let main = threading
-        .call_method0(intern!(py, "main_thread"))?
-        .getattr(intern!(py, "ident"))?;
+    let main = threading.call_method0(intern!(py, "main_thread"))?.getattr(intern!(py, "ident"))?;
     threading.call_method0(intern!(py, "get_ident"))?.eq(main)
 }

@@ -3,9 +3,7 @@
 use std::any::Any;
 
 use pyo3::create_exception;
-use pyo3::exceptions::{
-    PyIndexError, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError,
-};
+use pyo3::exceptions::{PyIndexError, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -40,18 +38,13 @@ impl From<Error> for PyErr {
 pub(super) fn axis_error(arguments: impl for<'py> pyo3::call::PyCallArgs<'py>) -> PyErr {
     static AXIS_ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     Python::attach(|py| {
-        let raised = AXIS_ERROR
-            .import(py, "numpy.exceptions", "AxisError")
-            .and_then(|class| class.call1(arguments));
+        let raised = AXIS_ERROR.import(py, "numpy.exceptions", "AxisError").and_then(|class| class.call1(arguments));
         raised.map_or_else(|failure| failure, PyErr::from_value)
     })
 }
 
 /// What a caught panic said, as an error.
 pub(super) fn panicked(payload: &(dyn Any + Send)) -> Error {
-    let said = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let said = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     Error::Internal(said.unwrap_or("a panic without a message").to_owned())
 }

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::arg::{Array, FloatType, Mask, Output, Temperature, Threads};
 use super::VERSION;
+use super::arg::{Array, FloatType, Mask, Output, Temperature, Threads};
 use super::call::{Settings, call};
 use crate::memory::View;
 use crate::shape::Axis;

@@ -3,6 +3,13 @@
 //! A function is: read the arguments (`arg`), one call of `ops` without the interpreter (`call`), map the error
 //! (`error`). No arithmetic is done here.
 
+#![allow(
+    clippy::doc_markdown,
+    clippy::doc_lazy_continuation,
+    clippy::doc_link_with_quotes,
+    reason = "docstrings are numpydoc, not Markdown"
+)]
+
 mod arg;
 mod call;
 mod error;

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::level::witness;
-use super::{Line, Simd, Vector};
+use super::{Kernel, Line, Simd, Vector};
 
 witness!(
     /// The witness of AVX2, FMA and F16C.
@@ -172,9 +172,16 @@ impl Simd for Avx2 {
     type F64 = F64;
 
     #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         // A prefetch never faults, whatever the address; the pointer is not dereferenced.
-        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
+        witnessed!(_mm_prefetch::<_MM_HINT_T0>(
+            data.as_ptr().wrapping_add(index).cast()
+        ));
     }
 
     #[inline(always)]

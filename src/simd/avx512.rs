@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::level::witness;
-use super::{Line, Simd, Vector};
+use super::{Kernel, Line, Simd, Vector};
 
 witness!(
     /// The witness of AVX-512 F, BW, DQ and VL, with FMA and F16C.
@@ -62,7 +62,11 @@ macro_rules! vector {
                 debug_assert!(from.len() < $lanes);
                 let some = ((1u32 << from.len()) - 1) as $mask;
                 // Lanes that the mask leaves out are not read, nor do they fault.
-                Self(witnessed!($load_some(Self::splat(token, fill).0, some, from.as_ptr())))
+                Self(witnessed!($load_some(
+                    Self::splat(token, fill).0,
+                    some,
+                    from.as_ptr()
+                )))
             }
 
             #[inline(always)]
@@ -170,9 +174,16 @@ impl Simd for Avx512 {
     type F64 = F64;
 
     #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         // A prefetch never faults, whatever the address; the pointer is not dereferenced.
-        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
+        witnessed!(_mm_prefetch::<_MM_HINT_T0>(
+            data.as_ptr().wrapping_add(index).cast()
+        ));
     }
 
     #[inline(always)]

@@ -46,7 +46,10 @@ impl Level {
             Self::Avx512 => super::avx512::Avx512::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => super::neon::Neon::new().is_some(),
-            #[allow(unreachable_patterns, reason = "which levels are left depends on the target")]
+            #[allow(
+                unreachable_patterns,
+                reason = "which levels are left depends on the target"
+            )]
             _ => false,
         }
     }
@@ -54,7 +57,10 @@ impl Level {
     /// The levels that this processor can run, the fastest last.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        Self::ALL.into_iter().filter(|level| level.is_available()).collect()
+        Self::ALL
+            .into_iter()
+            .filter(|level| level.is_available())
+            .collect()
     }
 
     /// The level that calls use: the one that `FASTSOFTMAX_SIMD` names, else the fastest.
@@ -65,12 +71,18 @@ impl Level {
     pub fn active() -> Self {
         static ACTIVE: OnceLock<Level> = OnceLock::new();
         *ACTIVE.get_or_init(|| {
-            Self::from_environment().ok().flatten().unwrap_or_else(Self::fastest)
+            Self::from_environment()
+                .ok()
+                .flatten()
+                .unwrap_or_else(Self::fastest)
         })
     }
 
     fn fastest() -> Self {
-        Self::ALL.into_iter().rfind(|level| level.is_available()).unwrap_or(Self::Portable)
+        Self::ALL
+            .into_iter()
+            .rfind(|level| level.is_available())
+            .unwrap_or(Self::Portable)
     }
 
     /// The level that `FASTSOFTMAX_SIMD` names, if it is set.
@@ -89,7 +101,10 @@ impl Level {
                 "{VARIABLE}={name} asks for instructions that this processor lacks; it has {}",
                 names.join(", ")
             )),
-            None => Err(format!("{VARIABLE}={name} names no level; this processor has {}", names.join(", "))),
+            None => Err(format!(
+                "{VARIABLE}={name} names no level; this processor has {}",
+                names.join(", ")
+            )),
         }
     }
 }
@@ -112,6 +127,7 @@ macro_rules! witness {
             /// Runs a kernel compiled with the features of the list.
             #[inline]
             pub(crate) fn run<K: crate::simd::Kernel>(self, kernel: K) -> K::Output {
+                #[inline(never)]
                 #[target_feature($(enable = $feature),+)]
                 fn with_features<K: crate::simd::Kernel>(token: $name, kernel: K) -> K::Output {
                     kernel.run(token)

@@ -37,6 +37,12 @@ pub(crate) trait Simd: Copy + 'static {
     /// 8 lanes of float64.
     type F64: Vector<Scalar = f64, Token = Self>;
 
+    /// Runs a kernel as a function of its own that is compiled for this level.
+    ///
+    /// What is `#[inline(always)]` is compiled again wherever it is used; a loop that many callers share belongs
+    /// behind this, so that there is one of it for each level.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
     /// Asks for the cache line that holds `data[index]`, which may lie past the end.
     fn prefetch<T>(self, data: &[T], index: usize);
 
@@ -113,12 +119,21 @@ pub(crate) trait Vector: Copy {
 
     /// Cuts `out` into the elements before the first whole line, the whole lines, and the rest.
     #[inline(always)]
-    fn lines(out: &mut [Self::Scalar]) -> (&mut [Self::Scalar], &mut [Line<Self::Array>], &mut [Self::Scalar]) {
+    fn lines(
+        out: &mut [Self::Scalar],
+    ) -> (
+        &mut [Self::Scalar],
+        &mut [Line<Self::Array>],
+        &mut [Self::Scalar],
+    ) {
         const { assert!(size_of::<Line<Self::Array>>() == LINE) };
         // SAFETY: a `Line` is an array of `LANES` scalars (the assertion above) with a stricter alignment, which
         // `align_to_mut` sees to; floats have no invalid bit patterns and no padding. No safe function cuts a
         // slice at an alignment; `as_chunks` cuts at a count.
-        #[allow(unsafe_code, reason = "no safe function cuts a slice where the alignment begins")]
+        #[allow(
+            unsafe_code,
+            reason = "no safe function cuts a slice where the alignment begins"
+        )]
         unsafe {
             out.align_to_mut()
         }

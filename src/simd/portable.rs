@@ -1,6 +1,6 @@
 //! Plain Rust on arrays: every target, and the meaning that the other levels are held to.
 
-use super::{Line, Simd, Vector};
+use super::{Kernel, Line, Simd, Vector};
 
 /// The witness of nothing in particular.
 #[derive(Clone, Copy)]
@@ -132,7 +132,10 @@ macro_rules! vector {
 
             #[inline(always)]
             fn exponent_from_low_bits(self) -> Self {
-                Self(self.0.map(|lane| <$scalar>::from_bits(lane.to_bits() << $mantissa_bits)))
+                Self(
+                    self.0
+                        .map(|lane| <$scalar>::from_bits(lane.to_bits() << $mantissa_bits)),
+                )
             }
 
             #[inline(always)]
@@ -167,6 +170,11 @@ vector!(F64, f64, 8, 52);
 impl Simd for Portable {
     type F32 = F32;
     type F64 = F64;
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 
     #[inline(always)]
     fn prefetch<T>(self, _: &[T], _: usize) {}

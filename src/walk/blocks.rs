@@ -1,5 +1,6 @@
 //! One row after another, all threads on the blocks of one.
 
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::rows::Reader;
@@ -8,7 +9,7 @@ use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
-use crate::kernel::row::{Inputs, Store};
+use crate::kernel::row::{self, Inputs, Store};
 use crate::memory::{Compute, Cut, Part, Target, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -29,19 +30,53 @@ pub(super) fn run<F: Function, C: Compute>(
     let source = call.source()?;
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
-    let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
-    let blocks = Blocks { call, reader, lent: mask.is_none() && source.lends::<C>() };
+    let reader = Reader {
+        source: &source,
+        mask: mask.as_ref(),
+        temperatures: &temperatures,
+        len: call.plan.len,
+    };
+    let blocks = Blocks {
+        call,
+        reader,
+        lent: mask.is_none() && source.lends::<C>(),
+    };
     let store = call.store(out.array().dtype);
-    let target = Target::new(out, &call.plan, OUT, false, Cut { rows: 1, elements: BLOCK })?;
+    let target = Target::new(
+        out,
+        &call.plan,
+        OUT,
+        false,
+        Cut {
+            rows: 1,
+            elements: BLOCK,
+        },
+    )?;
     for row in 0..call.plan.rows {
         let temperature = temperatures.of(row);
         let fold = blocks.fold_row(row, &temperature, interrupt)?;
         let vacant = reader.is_vacant(row, &fold);
-        let folded = F::row(fold);
+        let rest = |max| reader.rest(call.level, row, &temperature, max);
+        let folded = dispatch(
+            call.level,
+            Complete::<F, C> {
+                fold: &fold,
+                temperature: &temperature,
+                rest: &rest,
+                function: PhantomData,
+            },
+        );
         let first = row * blocks.count();
         share(call.threads, blocks.count(), interrupt, &|block| {
             let part = target.part(first + block);
-            let write = Write::<F, C> { blocks: &blocks, temperature: &temperature, folded: &folded, vacant, store, part };
+            let write = Write::<F, C> {
+                blocks: &blocks,
+                temperature: &temperature,
+                folded: &folded,
+                vacant,
+                store,
+                part,
+            };
             dispatch(call.level, write)
         })?;
     }
@@ -61,7 +96,12 @@ impl<C: Compute> Blocks<'_, C> {
     }
 
     /// The fold of a row, its blocks added up in order.
-    fn fold_row(&self, row: usize, temperature: &Temperature<C>, interrupt: Interrupt<'_>) -> Result<Fold<C>> {
+    fn fold_row(
+        &self,
+        row: usize,
+        temperature: &Temperature<C>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Fold<C>> {
         let first = self.fold(row, temperature, None, interrupt)?;
         match first.retry(temperature) {
             None => Ok(first),
@@ -82,7 +122,16 @@ impl<C: Compute> Blocks<'_, C> {
             let folds: Vec<_> = wave.clone().map(|_| OnceLock::new()).collect();
             share(self.call.threads, wave.len(), interrupt, &|index| {
                 let block = wave.start + index;
-                let part = dispatch(self.call.level, FoldBlock { blocks: self, row, block, temperature, fixed })?;
+                let part = dispatch(
+                    self.call.level,
+                    FoldBlock {
+                        blocks: self,
+                        row,
+                        block,
+                        temperature,
+                        fixed,
+                    },
+                )?;
                 let _taken_once = folds[index].set(part);
                 Ok(())
             })?;
@@ -116,11 +165,42 @@ impl<C: Compute> Kernel for FoldBlock<'_, C> {
         let elements = self.blocks.elements(self.block);
         if self.blocks.lent {
             let x = reader.source.row(self.row, elements);
-            return Ok(fold::fold(token, x, &mut [], self.temperature, self.fixed, AHEAD));
+            return Ok(fold::fold(
+                token,
+                x,
+                &mut [],
+                self.temperature,
+                self.fixed,
+                AHEAD,
+            ));
         }
         let mut data = scratch(elements.len())?;
         reader.read(self.row, elements, &mut data);
-        Ok(fold::fold(token, &data, &mut [], self.temperature, self.fixed, 0))
+        Ok(fold::fold(
+            token,
+            &data,
+            &mut [],
+            self.temperature,
+            self.fixed,
+            0,
+        ))
+    }
+}
+
+/// What the results of a row have in common.
+struct Complete<'a, F, C: Compute> {
+    fold: &'a Fold<C>,
+    temperature: &'a Temperature<C>,
+    rest: &'a dyn Fn(C) -> Fold<C>,
+    function: PhantomData<F>,
+}
+
+impl<F: Function, C: Compute> Kernel for Complete<'_, F, C> {
+    type Output = F::Row<C>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> F::Row<C> {
+        F::row(token, self.fold, self.temperature, self.rest)
     }
 }
 
@@ -144,7 +224,19 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         if self.blocks.lent && self.part.lends::<C>() {
             let x = reader.source.row(row, elements.clone());
             let out = self.part.row(row, elements);
-            F::write(token, Inputs { x, kept: &[], next: &[] }, out, self.temperature, self.folded, self.store);
+            let inputs = Inputs {
+                x,
+                kept: &[],
+                next: &[],
+            };
+            let (temperature, results, store) = (self.temperature, self.folded, self.store);
+            token.call(row::Write {
+                inputs,
+                out,
+                temperature,
+                results,
+                store,
+            });
             token.fence();
             return Ok(());
         }
@@ -153,7 +245,13 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
             data.fill(C::from_f64(F::EXCLUDED));
         } else {
             reader.read(row, elements.clone(), &mut data);
-            F::write_in_place(token, &mut data, &[], self.temperature, self.folded);
+            let (temperature, results) = (self.temperature, self.folded);
+            token.call(row::WriteInPlace {
+                data: &mut data,
+                kept: &[],
+                temperature,
+                results,
+            });
         }
         self.part.write(row, elements.start, &data);
         Ok(())

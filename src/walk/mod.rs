@@ -17,9 +17,9 @@ use std::sync::OnceLock;
 
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::kernel::column::{Folds, Strip};
+use crate::kernel::exp::is_extreme;
 use crate::kernel::fold::{BLOCK, Fold};
-use crate::kernel::row::{Inputs, Store};
+use crate::kernel::row::{Results, Store};
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Owned, Part, Source, Target, View, ViewMut, exceeds_last_cache};
 use crate::options::{self, Options, check_temperature, check_threads};
@@ -36,39 +36,19 @@ const TEMPERATURE: usize = 3;
 /// A function whose result has the shape of its logits: what it makes of a row that has been folded.
 pub(crate) trait Function: Copy + Send + Sync {
     /// What the results of a row have in common.
-    type Row<T: Real>: Copy + Send + Sync;
+    type Row<T: Real>: Results<T>;
     /// The result for places that the mask leaves out.
     const EXCLUDED: f64;
     /// Whether the results use the p of [`crate::kernel::exp`], so that it is worth keeping.
     const KEEPS: bool;
 
-    /// From the complete fold of a row.
-    fn row<T: Real>(fold: Fold<T>) -> Self::Row<T>;
-    /// The results for some logits of a row.
-    fn write<S: Simd, T: Real>(
+    /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
+    fn row<S: Simd, T: Real>(
         token: S,
-        inputs: Inputs<'_, T>,
-        out: &mut [T],
+        fold: &Fold<T>,
         temperature: &Temperature<T>,
-        row: &Self::Row<T>,
-        store: Store,
-    );
-    /// The same, in the place of the logits.
-    fn write_in_place<S: Simd, T: Real>(
-        token: S,
-        data: &mut [T],
-        kept: &[T],
-        temperature: &Temperature<T>,
-        row: &Self::Row<T>,
-    );
-    /// The same for rows that are lanes of a tile.
-    fn write_tile<S: Simd, T: Real>(
-        token: S,
-        tile: &mut [T],
-        strip: Strip,
-        temperatures: &[Temperature<T>],
-        folds: &Folds<T>,
-    );
+        rest: &dyn Fn(T) -> Fold<T>,
+    ) -> Self::Row<T>;
 }
 
 /// Work on fewer elements than this is done before another thread has woken.
@@ -93,7 +73,12 @@ struct Call<'a> {
 type Interrupt<'a> = Option<&'a dyn Fn() -> bool>;
 
 /// Computes `F` of the rows of `x` into `out`.
-pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
+pub(crate) fn map<F: Function>(
+    x: &View<'_>,
+    out: &mut ViewMut<'_>,
+    axis: &Axis,
+    options: &Options<'_>,
+) -> Result<()> {
     if out.array().shape != x.shape {
         return Err(Error::Value(format!(
             "out has shape {}, but the result has shape {}",
@@ -108,16 +93,27 @@ pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis,
         )));
     }
     if !out.is_injective() {
-        return Err(Error::Value("out overlaps itself; pass an array in which every element has memory of its own".into()));
+        return Err(Error::Value(
+            "out overlaps itself; pass an array in which every element has memory of its own"
+                .into(),
+        ));
     }
     let reduced = axis.reduced(x.shape.len())?;
-    let mask = options.mask.as_ref().map(|mask| mask.broadcast(&x.shape, "where")).transpose()?;
+    let mask = options
+        .mask
+        .as_ref()
+        .map(|mask| mask.broadcast(&x.shape, "where"))
+        .transpose()?;
     let temperature = rows_temperature(&options.temperature, x, &reduced)?;
     let threads = options.threads.map(check_threads).transpose()?;
 
     // NumPy's rule for overlap: as if there were none. Only the very same elements may take each other's place.
     let in_place = x.is_same(out.array());
-    let copy_if = |view: &View<'_>| view.overlaps(out.array()).then(|| view.to_owned()).transpose();
+    let copy_if = |view: &View<'_>| {
+        view.overlaps(out.array())
+            .then(|| view.to_owned())
+            .transpose()
+    };
     let x_copy = if in_place { None } else { copy_if(x)? };
     let mask_copy = mask.as_ref().map(copy_if).transpose()?.flatten();
     let temperature_copy = match &temperature {
@@ -126,20 +122,31 @@ pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis,
     };
     let x = x_copy.as_ref().map_or_else(|| x.clone(), Owned::view);
     let mask = mask_copy.as_ref().map(Owned::view).or(mask);
-    let temperature = temperature_copy.as_ref().map(Owned::view).map_or(temperature, options::Temperature::Rows);
+    let temperature = temperature_copy
+        .as_ref()
+        .map(Owned::view)
+        .map_or(temperature, options::Temperature::Rows);
 
     let strides = [
         Some(x.strides.as_slice()),
         Some(out.array().strides.as_slice()),
         mask.as_ref().map(|mask| mask.strides.as_slice()),
-        if let options::Temperature::Rows(view) = &temperature { Some(view.strides.as_slice()) } else { None },
+        if let options::Temperature::Rows(view) = &temperature {
+            Some(view.strides.as_slice())
+        } else {
+            None
+        },
     ];
     let plan = Plan::new(&x.shape, &reduced, strides);
     if plan.rows == 0 || plan.len == 0 {
         return Ok(());
     }
     let enough = (plan.rows * plan.len / WORTH_A_THREAD).max(1);
-    let threads = if enough == 1 { 1 } else { threads.unwrap_or_else(parallel::num_threads).min(enough) };
+    let threads = if enough == 1 {
+        1
+    } else {
+        threads.unwrap_or_else(parallel::num_threads).min(enough)
+    };
     let call = Call {
         x,
         mask,
@@ -149,7 +156,9 @@ pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis,
         threads,
         level: options.level.unwrap_or_else(Level::active),
     };
-    if call.x.dtype.computes_in_f64(out.array().dtype) {
+    let extreme =
+        matches!(call.temperature, options::Temperature::Number(value) if is_extreme(value));
+    if extreme || call.x.dtype.computes_in_f64(out.array().dtype) {
         call.run::<F, f64>(out, options.interrupt)
     } else {
         call.run::<F, f32>(out, options.interrupt)
@@ -164,7 +173,9 @@ fn rows_temperature<'a>(
 ) -> Result<options::Temperature<'a>> {
     match temperature {
         options::Temperature::One => Ok(options::Temperature::One),
-        options::Temperature::Number(value) => check_temperature(*value).map(options::Temperature::Number),
+        options::Temperature::Number(value) => {
+            check_temperature(*value).map(options::Temperature::Number)
+        }
         options::Temperature::Rows(view) => {
             let every = vec![true; view.shape.len()];
             let plan = Plan::new(&view.shape, &every, [Some(&view.strides), None, None, None]);
@@ -173,10 +184,14 @@ fn rows_temperature<'a>(
             for start in (0..plan.len).step_by(values.len()) {
                 let values = &mut values[..(plan.len - start).min(64)];
                 source.read(0, start, values);
-                values.iter().try_for_each(|value| check_temperature(*value).map(drop))?;
+                values
+                    .iter()
+                    .try_for_each(|value| check_temperature(*value).map(drop))?;
             }
             let broadcast = view.broadcast(&x.shape, "temperature")?;
-            let along = |index: usize| reduced[index] && broadcast.strides[index] != 0 && x.shape[index] > 1;
+            let along = |index: usize| {
+                reduced[index] && broadcast.strides[index] != 0 && x.shape[index] > 1
+            };
             if (0..x.shape.len()).any(along) {
                 return Err(Error::Value(format!(
                     "temperature has shape {}; it must have length 1 along the axis, one temperature for each row",
@@ -189,7 +204,11 @@ fn rows_temperature<'a>(
 }
 
 impl Call<'_> {
-    fn run<F: Function, C: Compute>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
+    fn run<F: Function, C: Compute>(
+        &self,
+        out: &mut ViewMut<'_>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<()> {
         match self.way::<C>() {
             Way::Rows => rows::run::<F, C>(self, out, interrupt),
             Way::Tiles => tiles::run::<F, C>(self, out, interrupt),
@@ -210,7 +229,10 @@ impl Call<'_> {
                 return Way::Tiles;
             }
         }
-        if self.threads > 1 && plan.len > 2 * BLOCK && (plan.rows < 4 * self.threads || plan.len * size_of::<C>() > blocks::LONG) {
+        if self.threads > 1
+            && plan.len > 2 * BLOCK
+            && (plan.rows < 4 * self.threads || plan.len * size_of::<C>() > blocks::LONG)
+        {
             return Way::Blocks;
         }
         Way::Rows
@@ -219,7 +241,10 @@ impl Call<'_> {
     /// The number of rows of a task.
     fn rows_per_task(&self) -> usize {
         let elements = self.plan.rows * self.plan.len / (self.threads * 16).max(1);
-        elements.clamp(*TASK.start(), *TASK.end()).div_ceil(self.plan.len).min(self.plan.rows.div_ceil(self.threads))
+        elements
+            .clamp(*TASK.start(), *TASK.end())
+            .div_ceil(self.plan.len)
+            .min(self.plan.rows.div_ceil(self.threads))
     }
 
     fn source<'s>(&'s self) -> Result<Source<'s>> {
@@ -227,7 +252,10 @@ impl Call<'_> {
     }
 
     fn mask_source(&self) -> Result<Option<Source<'_>>> {
-        self.mask.as_ref().map(|mask| Source::new(mask.clone(), &self.plan, MASK, false)).transpose()
+        self.mask
+            .as_ref()
+            .map(|mask| Source::new(mask.clone(), &self.plan, MASK, false))
+            .transpose()
     }
 
     fn temperatures<C: Real>(&self) -> Result<Temperatures<'_, C>> {
@@ -297,7 +325,9 @@ fn for_each_part(
     body: &(dyn Fn(Part<'_>) -> Result<()> + Sync),
 ) -> Result<()> {
     let target = Target::new(out, &call.plan, OUT, false, cut)?;
-    share(call.threads, target.parts(), interrupt, &|index| body(target.part(index)))
+    share(call.threads, target.parts(), interrupt, &|index| {
+        body(target.part(index))
+    })
 }
 
 /// Calls `body` for each task, on so many threads. The first error stops the rest.

@@ -5,17 +5,21 @@ use std::ops::Range;
 
 use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
+use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, Fold};
-use crate::kernel::row::{Inputs, Store};
+use crate::kernel::fold::{self, BLOCK, CHUNK, Fold};
+use crate::kernel::row::{self, Inputs, Store};
 use crate::memory::{Compute, Cut, Part, Source, ViewMut, scratch};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// Elements of short rows that are folded before the first of them is written: the sums at the end of a row take
 /// longer than a short row itself, and those of several rows overlap.
 const GROUP: usize = 4096;
 /// The most rows of a group.
 const GROUP_ROWS: usize = 32;
+
+/// The longest row whose results are gathered with its neighbours' before they are streamed.
+const STAGED: usize = 1024;
 
 /// The longest row of which p is kept for the second read: it must stay in the second cache, with the row itself.
 /// Longer ones compute it again.
@@ -33,21 +37,37 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let store = call.store(out.array().dtype);
-    let cut = Cut { rows: call.rows_per_task(), elements: usize::MAX };
+    let cut = Cut {
+        rows: call.rows_per_task(),
+        elements: usize::MAX,
+    };
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
         let lent = mask.is_none() && part.lends::<C>() && (call.in_place || source.lends::<C>());
+        // Lines that two short rows share would be written twice, once past the cache and once through it.
+        let staged = lent && store == Store::Streaming && len <= STAGED && part.is_dense::<C>();
         let room = if lent { 0 } else { len.min(BLOCK) };
         dispatch(
             call.level,
             Rows::<F, C> {
-                reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
+                reader: Reader {
+                    source: &source,
+                    mask: mask.as_ref(),
+                    temperatures: &temperatures,
+                    len,
+                },
+                level: call.level,
                 in_place: call.in_place,
                 lent,
                 store,
                 part,
                 scratch: scratch(room)?,
-                kept: scratch(if F::KEEPS && len <= KEPT { len.max(GROUP) } else { 0 })?,
+                staging: scratch(if staged { GROUP } else { 0 })?,
+                kept: scratch(if F::KEEPS && len <= KEPT {
+                    len.max(GROUP)
+                } else {
+                    0
+                })?,
                 function: PhantomData,
             },
         );
@@ -78,16 +98,71 @@ impl<C: Compute> Reader<'_, C> {
         fold.extent.max == C::NEG_INFINITY && !fold.nan && keeps_none(self.mask, row, self.len)
     }
 
+    /// The fold of a row without the logits that equal `max`.
+    ///
+    /// For rows of which one logit outweighs all others by far: rare, and so the simplest way serves every layout.
+    pub(super) fn rest(
+        &self,
+        level: Level,
+        row: usize,
+        temperature: &Temperature<C>,
+        max: C,
+    ) -> Fold<C> {
+        let mut chunk = [C::ZERO; CHUNK];
+        let mut fixed = None;
+        loop {
+            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
+            for start in (0..self.len).step_by(CHUNK) {
+                let x = &mut chunk[..CHUNK.min(self.len - start)];
+                self.read(row, start..start + x.len(), x);
+                x.iter_mut()
+                    .filter(|x| **x == max)
+                    .for_each(|x| *x = C::NEG_INFINITY);
+                fold = fold.with(dispatch(
+                    level,
+                    FoldOf {
+                        x,
+                        temperature,
+                        fixed,
+                    },
+                ));
+            }
+            match fold.retry(temperature) {
+                Some(shift) if fixed.is_none() => fixed = Some(shift),
+                _ => return fold,
+            }
+        }
+    }
+
     /// The blocks of a row.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let len = self.len;
-        (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
+        (0..len)
+            .step_by(BLOCK)
+            .map(move |start| start..(start + BLOCK).min(len))
+    }
+}
+
+/// The fold of logits in working memory.
+struct FoldOf<'a, C> {
+    x: &'a [C],
+    temperature: &'a Temperature<C>,
+    fixed: Option<Shift<C>>,
+}
+
+impl<C: Compute> Kernel for FoldOf<'_, C> {
+    type Output = Fold<C>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> Fold<C> {
+        fold::fold(token, self.x, &mut [], self.temperature, self.fixed, 0)
     }
 }
 
 /// The rows of a task.
 struct Rows<'a, F, C> {
     reader: Reader<'a, C>,
+    level: Level,
     in_place: bool,
     /// Whether rows are used where they lie, both those that are read and those that are written.
     lent: bool,
@@ -95,6 +170,8 @@ struct Rows<'a, F, C> {
     part: Part<'a>,
     /// Room for a block, where rows are not lent.
     scratch: Vec<C>,
+    /// Room for the results of a group that are to be streamed together, or nothing.
+    staging: Vec<C>,
     /// Room for what the folds of a group keep, or nothing.
     kept: Vec<C>,
     function: PhantomData<F>,
@@ -140,18 +217,49 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let x = reader.source.row::<C>(row, whole.clone());
             let kept = &mut self.kept[index * keeps..][..keeps];
             let fold = fold::fold_row(token, x, kept, &temperature, AHEAD);
-            folded[index] = Some((temperature, F::row(fold)));
+            let rest = |max| reader.rest(self.level, row, &temperature, max);
+            folded[index] = Some((temperature, F::row(token, &fold, &temperature, &rest)));
         }
-        let end = rows.end;
+        let (end, dense) = (rows.end, rows.clone());
         for (index, row) in rows.enumerate() {
-            let Some((temperature, folded)) = &folded[index] else { break };
-            let next = if end < self.part.rows.end { end + index } else { row };
+            let Some((temperature, folded)) = &folded[index] else {
+                break;
+            };
+            let next = if end < self.part.rows.end {
+                end + index
+            } else {
+                row
+            };
             let inputs = Inputs {
                 x: reader.source.row(row, whole.clone()),
                 kept: &self.kept[index * keeps..][..keeps],
-                next: reader.source.row(next.min(self.part.rows.end - 1), whole.clone()),
+                next: reader
+                    .source
+                    .row(next.min(self.part.rows.end - 1), whole.clone()),
             };
-            F::write(token, inputs, self.part.row(row, whole.clone()), temperature, folded, self.store);
+            if self.staging.is_empty() {
+                let out = self.part.row(row, whole.clone());
+                token.call(row::Write {
+                    inputs,
+                    out,
+                    temperature,
+                    results: folded,
+                    store: self.store,
+                });
+            } else {
+                let staged = &mut self.staging[index * reader.len..][..reader.len];
+                token.call(row::Write {
+                    inputs,
+                    out: staged,
+                    temperature,
+                    results: folded,
+                    store: Store::Cached,
+                });
+            }
+        }
+        if !self.staging.is_empty() {
+            let out = self.part.rows_dense(dense.start, dense.len(), whole);
+            row::copy_streaming(token, &self.staging[..out.len()], out);
         }
     }
 
@@ -160,10 +268,22 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn in_place<S: Simd>(&mut self, token: S, row: usize) {
         let temperature = self.reader.temperatures.of(row);
         let data = self.part.row::<C>(row, 0..self.reader.len);
-        let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
+        let keeps = if self.kept.is_empty() {
+            0
+        } else {
+            self.reader.len
+        };
         let kept = &mut self.kept[..keeps];
         let fold = fold::fold_row(token, data, kept, &temperature, AHEAD);
-        F::write_in_place(token, data, kept, &temperature, &F::row(fold));
+        let rest = |max| self.reader.rest(self.level, row, &temperature, max);
+        let folded = F::row(token, &fold, &temperature, &rest);
+        let data = self.part.row::<C>(row, 0..self.reader.len);
+        token.call(row::WriteInPlace {
+            data,
+            kept,
+            temperature: &temperature,
+            results: &folded,
+        });
     }
 
     /// A row by way of working memory, block by block; twice, unless one block holds it all.
@@ -190,7 +310,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             }
         };
         let vacant = reader.is_vacant(row, &fold);
-        let folded = F::row(fold);
+        let rest = |max| reader.rest(self.level, row, &temperature, max);
+        let folded = F::row(token, &fold, &temperature, &rest);
         for block in reader.blocks() {
             let data = &mut self.scratch[..block.len()];
             if reader.len > BLOCK {
@@ -199,7 +320,13 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             if vacant {
                 data.fill(C::from_f64(F::EXCLUDED));
             } else {
-                F::write_in_place(token, data, &self.kept[..keeps], &temperature, &folded);
+                let kept = &self.kept[..keeps];
+                token.call(row::WriteInPlace {
+                    data,
+                    kept,
+                    temperature: &temperature,
+                    results: &folded,
+                });
             }
             self.part.write(row, block.start, data);
         }

@@ -9,7 +9,7 @@ use crate::kernel::column::{self, Folds, LANES, Strip};
 use crate::kernel::fold::CHUNK;
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Part, Tile, ViewMut, scratch};
-use crate::simd::{Kernel, Simd, Vector, dispatch};
+use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// Up to so many classes, rows are lanes even where their elements lie one after another.
 pub(super) const FEW: usize = 64;
@@ -42,12 +42,21 @@ pub(super) fn run<F: Function, C: Compute>(
     };
     let width = (width / lanes * lanes).clamp(lanes, WIDEST);
     let whole = len <= CHUNK || len * width <= LARGE;
-    let cut = Cut { rows: call.rows_per_task().next_multiple_of(width), elements: usize::MAX };
+    let cut = Cut {
+        rows: call.rows_per_task().next_multiple_of(width),
+        elements: usize::MAX,
+    };
     for_each_part(call, out, cut, interrupt, &|part| {
         let tiles = Tiles::<F, C> {
-            reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
+            reader: Reader {
+                source: &source,
+                mask: mask.as_ref(),
+                temperatures: &temperatures,
+                len,
+            },
             lanes: call.plan.outer.last().map_or(1, |dim| dim.len),
             width,
+            level: call.level,
             whole,
             data: scratch(width * if whole { len } else { CHUNK })?,
             part,
@@ -64,6 +73,7 @@ struct Tiles<'a, F, C> {
     /// The rows of the innermost loop: a tile does not reach over their end.
     lanes: usize,
     width: usize,
+    level: Level,
     /// Whether a tile has whole rows.
     whole: bool,
     data: Vec<C>,
@@ -78,7 +88,10 @@ impl<F: Function, C: Compute> Kernel for Tiles<'_, F, C> {
     fn run<S: Simd>(mut self, token: S) {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
-            let lanes = self.width.min(self.part.rows.end - first).min(self.lanes - first % self.lanes);
+            let lanes = self
+                .width
+                .min(self.part.rows.end - first)
+                .min(self.lanes - first % self.lanes);
             self.tile(token, first, lanes);
             first += lanes;
         }
@@ -91,7 +104,7 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
     fn tile<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
         let step = if self.whole { len } else { CHUNK };
-        let strips = lanes.div_ceil(C::Vector::<S>::LANES);
+        let strips = lanes.div_ceil(C::LANES);
         let mut temperatures = [Temperature::new(1.0); WIDEST];
         let shared = matches!(self.reader.temperatures, super::Temperatures::All(_));
         let distinct = if shared { 1 } else { lanes };
@@ -99,7 +112,11 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
             *temperature = self.reader.temperatures.of(first + lane);
         }
         let of_strip = |strip: usize| {
-            if shared { &temperatures[..1] } else { &temperatures[strip * C::Vector::<S>::LANES..] }
+            if shared {
+                &temperatures[..1]
+            } else {
+                &temperatures[strip * C::LANES..]
+            }
         };
         let mut folds = [Folds::empty(); WIDEST / 8];
         let mut fixed = None;
@@ -111,7 +128,13 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
                     for (index, folds) in folds.iter_mut().enumerate().take(strips) {
                         let strip = self.strip::<S>(index, chunk, CHUNK.min(tile.len - chunk));
                         let shifts = fixed.as_ref().map(|fixed: &[_; WIDEST / 8]| &fixed[index]);
-                        folds.add(&column::fold(token, &self.data, strip, of_strip(index), shifts));
+                        folds.add(&column::fold(
+                            token,
+                            &self.data,
+                            strip,
+                            of_strip(index),
+                            shifts,
+                        ));
                     }
                 }
             }
@@ -121,7 +144,9 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
             let mut shifts = [[None; LANES]; WIDEST / 8];
             let mut again = false;
             for (index, shifts) in shifts.iter_mut().enumerate().take(strips) {
-                if let Some(retry) = folds[index].retry(of_strip(index), C::Vector::<S>::LANES.min(lanes - index * C::Vector::<S>::LANES)) {
+                if let Some(retry) =
+                    folds[index].retry(of_strip(index), C::LANES.min(lanes - index * C::LANES))
+                {
                     *shifts = retry;
                     again = true;
                 }
@@ -131,6 +156,17 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
             }
             fixed = Some(shifts);
         }
+        let mut results = [None; WIDEST / 8];
+        for (index, results) in results.iter_mut().enumerate().take(strips) {
+            let lanes_of_strip = C::LANES.min(lanes - index * C::LANES);
+            let temperatures = of_strip(index);
+            let first = first + index * C::LANES;
+            let mut rows = [self.row(token, first, temperatures, &folds[index], 0); LANES];
+            for (lane, row) in rows.iter_mut().enumerate().take(lanes_of_strip).skip(1) {
+                *row = self.row(token, first, temperatures, &folds[index], lane);
+            }
+            *results = Some(rows);
+        }
         for start in (0..len).step_by(step) {
             let tile = if self.whole {
                 self.at(first, lanes, start, len)
@@ -139,22 +175,55 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
             };
             for index in 0..strips {
                 let strip = self.strip::<S>(index, 0, tile.len);
-                F::write_tile(token, &mut self.data, strip, of_strip(index), &folds[index]);
+                if let Some(rows) = &results[index] {
+                    let (tile, temperatures) = (self.data.as_mut_slice(), of_strip(index));
+                    token.call(column::Write {
+                        tile,
+                        strip,
+                        temperatures,
+                        results: rows,
+                    });
+                }
             }
-            self.exclude_vacant(tile, &folds, C::Vector::<S>::LANES);
+            self.exclude_vacant(tile, &folds, C::LANES);
             self.part.write_tile(tile, &self.data);
         }
     }
 
+    /// What the results of a lane have in common.
+    #[inline(always)]
+    fn row<S: Simd>(
+        &self,
+        token: S,
+        first: usize,
+        temperatures: &[Temperature<C>],
+        folds: &Folds<C>,
+        lane: usize,
+    ) -> F::Row<C> {
+        let temperature = column::of_lane(temperatures, lane);
+        let rest = |max| self.reader.rest(self.level, first + lane, temperature, max);
+        F::row(token, &folds.get(lane), temperature, &rest)
+    }
+
     /// The tile's place in the array.
     fn at(&self, first: usize, lanes: usize, start: usize, len: usize) -> Tile {
-        Tile { first, lanes, start, len, pitch: self.width }
+        Tile {
+            first,
+            lanes,
+            start,
+            len,
+            pitch: self.width,
+        }
     }
 
     /// The columns of one vector, from a line of the tile on.
     #[inline(always)]
     fn strip<S: Simd>(&self, index: usize, line: usize, rows: usize) -> Strip {
-        Strip { first: line * self.width + index * C::Vector::<S>::LANES, rows, pitch: self.width }
+        Strip {
+            first: line * self.width + index * C::LANES,
+            rows,
+            pitch: self.width,
+        }
     }
 
     /// Copies a tile into working memory; places that the mask leaves out become minus infinity.
@@ -174,7 +243,11 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
         for lane in 0..tile.lanes {
             let fold = folds[lane / lanes_of_strip].get(lane % lanes_of_strip);
             if self.reader.is_vacant(tile.first + lane, &fold) {
-                self.data[lane..].iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = C::from_f64(F::EXCLUDED));
+                self.data[lane..]
+                    .iter_mut()
+                    .step_by(tile.pitch)
+                    .take(tile.len)
+                    .for_each(|x| *x = C::from_f64(F::EXCLUDED));
             }
         }
     }

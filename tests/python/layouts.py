@@ -31,6 +31,12 @@ def axes(ndim: int) -> st.SearchStrategy[int | Shape | None]:
     return st.none() | one | several
 
 
+def part(array: Array, slices: list[slice]) -> Array:
+    """Give a view; never a scalar, even of an array without dimensions."""
+    index: Any = (..., *slices)
+    return np.asarray(array[index])
+
+
 @st.composite
 def strided(draw: st.DrawFn, shape: Shape, dtype: np.dtype[Any]) -> Array:
     """Give an uninitialised array that may lie in memory in any way, but is writable and no element twice."""
@@ -42,8 +48,7 @@ def strided(draw: st.DrawFn, shape: Shape, dtype: np.dtype[Any]) -> Array:
     # Bytes that are not written stay what they are, and numbers that are not read may be anything.
     memory = np.full(offset + int(np.prod(lengths)) * dtype.itemsize, 0x7F, np.uint8)
     array = memory[offset:].view(dtype).reshape(lengths).transpose(np.argsort(order))
-    array = array[(..., *(slice(None, None, step) for step in steps))]
-    return array[(..., *(slice(length) for length in shape))]
+    return part(part(array, [slice(None, None, step) for step in steps]), [slice(n) for n in shape])
 
 
 @st.composite
@@ -82,16 +87,16 @@ def overlapping(draw: st.DrawFn, shape: Shape, dtype: np.dtype[Any]) -> tuple[Ar
     lengths = tuple(2 * length + draw(st.integers(0, 3)) for length in shape)
     memory = draw(values(lengths, dtype))
 
-    def part() -> Array:
+    def draw_part() -> Array:
         slices = []
         for length, room in zip(shape, lengths, strict=True):
             step = draw(st.sampled_from([1, 2]))
             first = draw(st.integers(0, room - length * step))
             slices.append(slice(first, first + length * step, step))
-        backwards = tuple(slice(None, None, draw(st.sampled_from([1, -1]))) for _ in shape)
-        return memory[(..., *slices)][(..., *backwards)]
+        turns = [slice(None, None, draw(st.sampled_from([1, -1]))) for _ in shape]
+        return part(part(memory, slices), turns)
 
-    return part(), part()
+    return draw_part(), draw_part()
 
 
 @st.composite

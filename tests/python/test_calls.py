@@ -100,9 +100,10 @@ def test_no_reference_leaks() -> None:
         fs.softmax(x, (1,), out=out, where=where, temperature=temperature)
         fs.softmax(x.T[::2], dtype=np.float16)
         fs.softmax([1.0, 2.0], temperature=np.float32(2))
+        bad: dict[str, Any]
         for bad in ({"axis": 9}, {"temperature": [0.0]}, {"where": x}, {"dtype": int}, {"out": x[0]}):
             with pytest.raises((ValueError, TypeError)):
-                fs.softmax(x, **bad)  # type: ignore[arg-type]
+                fs.softmax(x, **bad)
 
     for _ in range(10):
         use()
@@ -393,14 +394,19 @@ def test_a_long_call_hears_a_signal(
         while True:
             fs.softmax(x, axis, out=out, threads=threads)
 
-    start = time.perf_counter()
-    alarm(0.05, act)
-    with pytest.raises(Stop):
-        many_calls()
-    raised = time.perf_counter()
-    # Of the two delays, from the signal to the handler and from the handler to the exception, each is short.
-    assert heard - start < 0.05 + 0.1
-    assert raised - heard < 0.1
+    def delay() -> float:
+        start = time.perf_counter()
+        alarm(0.05, act)
+        with pytest.raises(Stop):
+            many_calls()
+        # From the signal to its handler, or from there to the exception, whichever took longer.
+        return max(heard - start - 0.05, time.perf_counter() - heard)
+
+    # A machine with other things to do may be late once, but a call that does not listen is late each time.
+    delays: list[float] = []
+    while not delays or (min(delays) > 0.1 and len(delays) < 5):
+        delays.append(delay())
+    assert min(delays) <= 0.1, delays
     # The library works afterwards.
     assert child(1) == EXPECTED
 

@@ -31,7 +31,7 @@ def reduced(axis: int | tuple[int, ...] | None, ndim: int) -> frozenset[int]:
 @given(st.data())
 def test_anything(data: st.DataObject) -> None:
     shape = data.draw(shapes(), "shape")
-    x = data.draw(arrays(shape), "x")
+    x: Any = data.draw(arrays(shape), "x")
     axis = data.draw(axes(len(shape)), "axis")
     options: dict[str, Any] = {}
     if data.draw(st.booleans()):
@@ -86,7 +86,7 @@ def test_overlap_is_as_if_there_were_none(data: st.DataObject) -> None:
 def test_overlap_of_mask_and_temperature_with_out() -> None:
     memory = np.ones(64)
     out, temperature = memory[:32].reshape(4, 8), memory[28:32].reshape(4, 1)
-    temperature[...] = [[0.5], [1], [2], [4]]
+    temperature[:, 0] = 0.5, 1, 2, 4
     where = memory.view(bool)[:32].reshape(4, 8)
     where[:, ::3] = True
     x = np.arange(32.0).reshape(4, 8)

@@ -259,14 +259,27 @@ class Job:
             self.targets[0].write(Region(0, 1), _rounded(np.array(self.loss.value()), self.dtypes[0]))
 
     def _compute(self, tile: Tile, values: Array, outputs: list[Array | None]) -> Sequence[Array]:
-        x = values.reshape(tile.shape)
+        x, cut = values.reshape(tile.shape), self.cut(tile)
         axis = 0 if self.plan == "columns" else self.axis
-        axes = () if not x.ndim else normalize_axis_tuple(() if axis is None else axis, x.ndim)
+        # Several axes of a Fortran-ordered file: the order of the elements of a distribution decides its last
+        # bits, so the function must see them in the user's order.
+        turned = self.source.reverse and len(self.axes) > 1
+        if turned:
+            depth = len(self.axes)
+            if self.plan == "columns":
+                x, axis = x.reshape(*self.shape[:depth], -1).T, tuple(range(1, depth + 1))
+                cut = {name: value.reshape(-1, *depth * (1,)) for name, value in cut.items()}
+            else:
+                x, axis = x.T, tuple(sorted(len(self.shape) - 1 - i for i in self.axes))
+                cut = {name: value.T for name, value in cut.items()}
         shaped: list[Array | None] = []
         if not self.loss:
+            axes = () if axis is None or not x.ndim else normalize_axis_tuple(axis, x.ndim)
             shapes = self.op.result_shapes(x.shape, axes)
-            shaped = [None if out is None else out.reshape(s) for out, s in zip(outputs, shapes, strict=True)]
-        cut = self.cut(tile)
+            for out, shape in zip(outputs, shapes, strict=True):
+                if out is not None:
+                    out = out.reshape(shape[::-1]).T if turned else out.reshape(shape)
+                shaped.append(out)
         try:
             results = self.op(x, axis, cut, shaped)
         except IndexError as error:
@@ -275,7 +288,7 @@ class Job:
             place = ", ".join(str(i.start if isinstance(i, slice) else i) for i in tile.place)
             raise IndexError(f"{error} (counted from row {place} of the input)") from None
         if self.loss is None:
-            return results
+            return [np.ascontiguousarray(result.T if turned else result) for result in results]
         self.loss.add(results[0], np.asarray(cut["operand"]))
         return ()
 

@@ -156,7 +156,7 @@ class Operation:
     def __call__(
         self, x: Array, axis: Axis, cut: dict[str, Any], outputs: Sequence[Array | None]
     ) -> Sequence[Array]:
-        """Compute one chunk; results are contiguous, and in `outputs` where these are given."""
+        """Compute one chunk, into `outputs` where these are given."""
         extra = [cut["operand"]] if "operand" in cut else []
         keywords = {**self.keywords, **{name: value for name, value in cut.items() if name != "operand"}}
         if self.name == "cross_entropy":
@@ -164,7 +164,7 @@ class Operation:
         if self.kind.out and outputs and outputs[0] is not None:
             keywords["out"] = outputs[0]
         result = self.function(x, *extra, axis=axis, **keywords)
-        return [np.ascontiguousarray(part) for part in (result if self.name == "top_k" else (result,))]
+        return [np.asarray(part) for part in (result if self.name == "top_k" else (result,))]
 
     # -- arguments that belong to rows -----------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def _log1p_pair(rest: F64, low: F64) -> tuple[F64, F64]:
 
 def _scaled(total: F64, low: F64, d: F64, error: F64 | float) -> tuple[F64, F64]:
     """Give (total + low) * exp(d + error) as a pair, to about 2^-60; d <= 0."""
-    near = d > -64  # what is further away weighs too little for its rounding to matter
+    near = (d > -64) & (d <= 0)  # further away, rounding weighs too little; above 0, an infinity is about
     g = np.where(near, np.rint(64 * d) / 64, 0.0)
     high, missing = _exp_pairs(g)
     p = total * high

@@ -1,0 +1,274 @@
+//! The logarithm of a row's sum, and log-probabilities.
+//!
+//! ```text
+//! log sum exp(x / T) = max / T + L        L = log(1 + y),  y = (sum of the terms without the maximum's) / its term
+//! log p_i = (x_i - max) / T - L           both parts have one sign: nothing cancels, also where p_i is nearly 1
+//! ```
+//!
+//! y comes from the fold's sum by taking off the maximum's term, which was added without rounding. Where that
+//! leaves less than 2^-16 of the sum, digits were lost; the row is then folded again without its maximum (which
+//! is unique there), with a shift that suits the rest.
+//!
+//! x - (max + T L) is computed with max + T L as the sum of two and the subtraction's error (Knuth's two-sum), so
+//! that a log-probability is rounded once.
+
+use super::column::{LANES, of_lane};
+use super::double::{Double, power_of_two_at_most_one};
+use super::exp::{Exp, Mode, Temperature};
+use super::fold::Fold;
+use super::real::Real;
+use super::row::{Map, Results};
+use crate::simd::{Kernel, Simd, Vector};
+
+/// Of a sum less the maximum's term, the part from which on enough digits are left.
+const DOMINATED: f64 = 1.0 / 65536.0;
+
+/// The logarithm of the sum of a row.
+#[derive(Clone, Copy)]
+pub(crate) struct LogSum<T> {
+    /// The largest logit; NaN where the row is NaN.
+    pub(crate) max: T,
+    /// L, at least 0.
+    pub(crate) log: Double,
+    base: T,
+    mode: Mode,
+}
+
+impl<T: Real> LogSum<T> {
+    /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
+    #[inline(always)]
+    pub(crate) fn new<S: Simd>(
+        token: S,
+        fold: &Fold<T>,
+        temperature: &Temperature<T>,
+        rest: &dyn Fn(T) -> Fold<T>,
+    ) -> Self {
+        token.call(Complete {
+            fold,
+            temperature,
+            rest,
+        })
+    }
+
+    #[inline(always)]
+    fn complete<S: Simd>(
+        token: S,
+        fold: &Fold<T>,
+        temperature: &Temperature<T>,
+        rest: &dyn Fn(T) -> Fold<T>,
+    ) -> Self {
+        let max = fold.extent.max;
+        let shift = fold.shift();
+        let mode = fold.extent.mode(temperature, shift);
+        let nan = Self {
+            max: T::NAN,
+            log: Double::new(f64::NAN),
+            base: T::ZERO,
+            mode: Mode::Plain,
+        };
+        if fold.nan {
+            return nan;
+        }
+        if max == T::INFINITY || max == T::NEG_INFINITY {
+            return Self { max, ..nan };
+        }
+        let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
+        let (p, s) = exp.term::<{ Mode::General as u8 }>(T::Vector::<S>::splat(token, max));
+        let top = term(p.to_array().as_ref()[0], s.to_array().as_ref()[0]);
+        let sum = T::double(fold.partial.sum);
+        let others = sum.plus(top.negated());
+        let others = if others.high >= DOMINATED * sum.high {
+            others
+        } else {
+            let rest = rest(max);
+            let scale = power_of_two_at_most_one((rest.partial.k - shift.k).min(0.0));
+            let sum = T::double(rest.partial.sum);
+            Double {
+                high: sum.high * scale,
+                low: sum.low * scale,
+            }
+        };
+        Self {
+            max,
+            log: T::ln_1p_of_quotient(others, top),
+            base: shift.base,
+            mode,
+        }
+    }
+
+    /// The logarithm of the sum, as the sum of two.
+    #[inline(always)]
+    pub(crate) fn value(&self, temperature: &Temperature<T>) -> Double {
+        let max = Double::new(self.max.to_f64());
+        let max = if temperature.is_one() {
+            max
+        } else {
+            max.times_double(temperature.inverse())
+        };
+        max.plus(self.log)
+    }
+}
+
+/// The arguments of [`LogSum::new`].
+struct Complete<'a, T: Real> {
+    fold: &'a Fold<T>,
+    temperature: &'a Temperature<T>,
+    rest: &'a dyn Fn(T) -> Fold<T>,
+}
+
+impl<T: Real> Kernel for Complete<'_, T> {
+    type Output = LogSum<T>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> LogSum<T> {
+        LogSum::complete(token, self.fold, self.temperature, self.rest)
+    }
+}
+
+/// s (1 + p), exactly: the product of two float32 in float64, or the sum of two float64.
+#[inline(always)]
+fn term<T: Real>(p: T, s: T) -> Double {
+    let product = Double::product(p.to_f64(), s.to_f64());
+    Double::sum_of_ordered(s.to_f64(), product.high)
+}
+
+/// Log-probabilities of a row, in every lane.
+#[derive(Clone, Copy)]
+pub(crate) struct LogProbability<V: Vector> {
+    base: V,
+    scale: V,
+    minus_high: V,
+    low: V,
+    inverse: (V, V),
+    lowest: V,
+    infinite: V,
+}
+
+impl<V: Vector> LogProbability<V> {
+    /// From the sum of a row.
+    #[inline(always)]
+    pub(crate) fn new(
+        token: V::Token,
+        temperature: &Temperature<V::Scalar>,
+        sum: &LogSum<V::Scalar>,
+    ) -> Self {
+        let splat = |value| V::splat(token, value);
+        let (high, low) = V::Scalar::split(offset(temperature, sum));
+        let (inverse, inverse_low) = temperature.inverse_parts();
+        Self {
+            base: splat(sum.base),
+            scale: splat(V::Scalar::from_f64(temperature.scale())),
+            minus_high: splat(V::Scalar::from_f64(-high.to_f64())),
+            low: splat(low),
+            inverse: (splat(inverse), splat(inverse_low)),
+            lowest: splat(V::Scalar::LOWEST),
+            infinite: splat(V::Scalar::NEG_INFINITY),
+        }
+    }
+}
+
+/// max + T L, in the coordinates of logits from which the base was taken off and that were scaled.
+#[inline(always)]
+fn offset<T: Real>(temperature: &Temperature<T>, sum: &LogSum<T>) -> Double {
+    let max = Double::sum(sum.max.to_f64(), -sum.base.to_f64());
+    Double {
+        high: max.high * temperature.scale(),
+        low: max.low * temperature.scale(),
+    }
+    .plus(sum.log.times(temperature.scaled()))
+}
+
+impl<V: Vector> Map<V> for LogProbability<V> {
+    #[inline(always)]
+    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, _: V) -> V {
+        let x = if MODE >= Mode::General as u8 {
+            x.sub(self.base).mul(self.scale)
+        } else {
+            x
+        };
+        let high = x.add(self.minus_high);
+        let virtual_part = high.sub(x);
+        let error = x
+            .sub(high.sub(virtual_part))
+            .add(self.minus_high.sub(virtual_part));
+        let low = error.sub(self.low);
+        let result = if MODE >= Mode::General as u8 {
+            let (inverse, inverse_low) = self.inverse;
+            high.mul_add(inverse, high.mul_add(inverse_low, low.mul(inverse)))
+        } else {
+            high.add(low)
+        };
+        if MODE == Mode::Plain as u8 {
+            return result;
+        }
+        // From -inf, and from logits whose distance overflows, two-sum makes NaN.
+        V::select(high.less(self.lowest), self.infinite, result)
+    }
+}
+
+impl<T: Real> Results<T> for LogSum<T> {
+    type Map<S: Simd> = LogProbability<T::Vector<S>>;
+
+    #[inline(always)]
+    fn is_undefined(&self) -> bool {
+        self.log.high.is_nan()
+    }
+
+    #[inline(always)]
+    fn mode(&self, _: &Temperature<T>) -> Mode {
+        self.mode
+    }
+
+    #[inline(always)]
+    fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S> {
+        LogProbability::new(token, temperature, self)
+    }
+
+    #[inline(always)]
+    fn lanes<S: Simd>(
+        token: S,
+        temperatures: &[Temperature<T>],
+        lanes: &[Self; LANES],
+    ) -> Self::Map<S> {
+        let mut map = LogProbability::new(token, &temperatures[0], &lanes[0]);
+        let zeros = [T::ZERO; LANES];
+        let (mut base, mut minus_high, mut low) = (zeros, zeros, zeros);
+        let (mut scale, mut inverse, mut inverse_low) = (zeros, zeros, zeros);
+        for lane in 0..T::LANES {
+            let temperature = of_lane(temperatures, lane);
+            let parts = T::split(offset(temperature, &lanes[lane]));
+            base[lane] = lanes[lane].base;
+            minus_high[lane] = T::from_f64(-parts.0.to_f64());
+            low[lane] = parts.1;
+            scale[lane] = T::from_f64(temperature.scale());
+            (inverse[lane], inverse_low[lane]) = temperature.inverse_parts();
+        }
+        let load = |lanes: &[T; LANES]| T::Vector::<S>::load(token, lanes);
+        map.base = load(&base);
+        map.minus_high = load(&minus_high);
+        map.low = load(&low);
+        map.scale = load(&scale);
+        map.inverse = (load(&inverse), load(&inverse_low));
+        map
+    }
+}
+
+impl<T: Real> LogSum<T> {
+    /// One log-probability, with the same arithmetic as a whole row's.
+    #[inline(always)]
+    pub(crate) fn log_probability<S: Simd>(
+        &self,
+        token: S,
+        temperature: &Temperature<T>,
+        x: T,
+    ) -> T {
+        if self.is_undefined() {
+            return T::NAN;
+        }
+        let x = T::Vector::<S>::splat(token, x);
+        let map = LogProbability::new(token, temperature, self);
+        map.apply::<{ Mode::General as u8 }, false>(x, x)
+            .to_array()
+            .as_ref()[0]
+    }
+}

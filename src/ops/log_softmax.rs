@@ -1,0 +1,78 @@
+//! log_softmax(x)_i = x_i / T - log(sum_j exp(x_j / T)).
+
+use ndarray::{Array, ArrayRef, Dimension};
+
+use crate::element::Float;
+use crate::error::Result;
+use crate::kernel::fold::Fold;
+use crate::kernel::log_row::LogSum;
+use crate::kernel::{Real, Temperature};
+use crate::memory::{View, ViewMut};
+use crate::options::Options;
+use crate::shape::Axis;
+use crate::simd::Simd;
+use crate::walk::{self, Function};
+
+/// The largest error of a result in float32 or float64, in units in the last place, also where it is near 0.
+pub const ULP: f64 = 2.0;
+
+/// The log-probabilities of the logits `x` along `axis`.
+///
+/// The bits are the same at every level, for every number of threads and every layout. A row with NaN or +inf is NaN;
+/// so is a row of nothing but -inf.
+///
+/// # Errors
+/// [`crate::Error::Axis`] or [`crate::Error::Value`] for an axis or options that the array does not allow.
+///
+/// # Examples
+/// ```
+/// use fastsoftmax::{Options, log_softmax};
+/// use ndarray::array;
+///
+/// let log_probabilities = log_softmax(&array![20.0f32, 0.0], -1, &Options::new())?;
+/// assert_eq!(log_probabilities, array![-2.061_153_6e-9, -20.0]);
+/// # Ok::<(), fastsoftmax::Error>(())
+/// ```
+pub fn log_softmax<T: Float, D: Dimension>(
+    x: &ArrayRef<T, D>,
+    axis: impl Into<Axis>,
+    options: &Options<'_>,
+) -> Result<Array<T, D>> {
+    let mut out = x.to_owned();
+    run(
+        &View::of(x),
+        &mut ViewMut::of(&mut out),
+        &axis.into(),
+        options,
+    )?;
+    Ok(out)
+}
+
+/// [`log_softmax`] of arrays of any dtype and layout.
+pub(crate) fn run(
+    x: &View<'_>,
+    out: &mut ViewMut<'_>,
+    axis: &Axis,
+    options: &Options<'_>,
+) -> Result<()> {
+    walk::map::<LogSoftmax>(x, out, axis, options)
+}
+
+#[derive(Clone, Copy)]
+struct LogSoftmax;
+
+impl Function for LogSoftmax {
+    type Row<T: Real> = LogSum<T>;
+    const EXCLUDED: f64 = f64::NEG_INFINITY;
+    const KEEPS: bool = false;
+
+    #[inline(always)]
+    fn row<S: Simd, T: Real>(
+        token: S,
+        fold: &Fold<T>,
+        temperature: &Temperature<T>,
+        rest: &dyn Fn(T) -> Fold<T>,
+    ) -> LogSum<T> {
+        LogSum::new(token, fold, temperature, rest)
+    }
+}
