@@ -8,6 +8,8 @@ mod memory;
 pub mod ops;
 mod options;
 mod parallel;
+#[cfg(feature = "python")]
+mod python;
 mod shape;
 mod simd;
 mod walk;

@@ -290,7 +290,7 @@ def _sign(value: Array) -> Array:
     return sign.astype(value.dtype)
 
 
-# -- weights ----------------------------------------------------------------------------------------------
+# -- weights -------------------------------------------------------------------------------------------------
 #
 # One term is the greatest, r = b_r*exp(a_r). The sum is r*(1 + rest), with
 #

@@ -331,7 +331,7 @@ def loss_part(
     return _parts(piece, state, part_of)
 
 
-# -- the greatest classes -----------------------------------------------------------------------------------
+# -- the greatest classes ------------------------------------------------------------------------------------
 
 
 def candidates(
