@@ -32,21 +32,15 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Value(message) | Self::Type(message) | Self::Index(message) => {
-                f.write_str(message)
-            }
+            Self::Value(message) | Self::Type(message) | Self::Index(message) => f.write_str(message),
             Self::Axis { axis, ndim } => {
-                write!(
-                    f,
-                    "axis {axis} is out of bounds for array of dimension {ndim}"
-                )
+                write!(f, "axis {axis} is out of bounds for array of dimension {ndim}")
             }
             Self::Memory(bytes) => write!(f, "could not allocate {bytes} bytes of working memory"),
             Self::Interrupted => f.write_str("interrupted"),
-            Self::Internal(message) => write!(
-                f,
-                "internal error in fastsoftmax, please report it with the call that led here: {message}"
-            ),
+            Self::Internal(message) => {
+                write!(f, "internal error in fastsoftmax, please report it with the call that led here: {message}")
+            }
         }
     }
 }

@@ -89,11 +89,31 @@ impl<'a> View<'a> {
     /// The same elements as seen from a larger shape; `name` is what an error calls them.
     pub(crate) fn broadcast(&self, shape: &[usize], name: &str) -> Result<Self> {
         let strides = shape::broadcast(&self.shape, &self.strides, shape, name)?;
-        Ok(Self {
-            shape: SmallVec::from_slice(shape),
-            strides,
-            ..self.clone()
-        })
+        Ok(Self { shape: SmallVec::from_slice(shape), strides, ..self.clone() })
+    }
+
+    /// Whether the elements lie one after another, in C order, aligned, and are of type `T`.
+    #[inline]
+    fn is_slice_of<T: Element>(&self) -> bool {
+        let mut stride = size_of::<T>().cast_signed();
+        for (len, have) in self.shape.iter().zip(&self.strides).rev() {
+            if *len != 1 && *have != stride {
+                return false;
+            }
+            stride = stride.wrapping_mul(len.cast_signed());
+        }
+        self.dtype == T::DTYPE && !self.swapped && self.pointer.addr().is_multiple_of(align_of::<T>())
+    }
+
+    /// The elements, where they lie one after another in C order. Nothing may write to them meanwhile.
+    #[inline]
+    pub(crate) fn as_slice<T: Element>(&self) -> Option<&[T]> {
+        if !self.is_slice_of::<T>() {
+            return None;
+        }
+        // SAFETY: all elements are valid, see `View::new`; they are adjacent, aligned, and of type `T`.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        Some(unsafe { std::slice::from_raw_parts(self.pointer.cast(), self.size()) })
     }
 
     /// The number of elements.
@@ -105,12 +125,7 @@ impl<'a> View<'a> {
     fn span(&self) -> Option<(isize, isize)> {
         let (low, high) = shape::reach(self.shape.iter().zip(&self.strides))?;
         let start = self.pointer as isize;
-        Some((
-            start.checked_add(low)?,
-            start
-                .checked_add(high)?
-                .checked_add_unsigned(self.dtype.size())?,
-        ))
+        Some((start.checked_add(low)?, start.checked_add(high)?.checked_add_unsigned(self.dtype.size())?))
     }
 
     /// Whether elements of both may share memory. (It may say yes where the truth is no.)
@@ -127,12 +142,7 @@ impl<'a> View<'a> {
             && self.dtype == other.dtype
             && self.swapped == other.swapped
             && self.shape == other.shape
-            && self
-                .shape
-                .iter()
-                .zip(&self.strides)
-                .zip(&other.strides)
-                .all(|((len, a), b)| *len <= 1 || a == b)
+            && self.shape.iter().zip(&self.strides).zip(&other.strides).all(|((len, a), b)| *len <= 1 || a == b)
     }
 
     /// A private copy of the elements, for an operand that overlaps the output.
@@ -140,11 +150,7 @@ impl<'a> View<'a> {
         let size = self.dtype.size();
         let count = self.size();
         let mut bytes: Vec<u8> = reserve(count * size)?;
-        let plan = Plan::new(
-            &self.shape,
-            &vec![true; self.shape.len()],
-            [Some(&self.strides), None, None, None],
-        );
+        let plan = Plan::new(&self.shape, &vec![true; self.shape.len()], [Some(&self.strides), None, None, None]);
         walk(&plan.axis, 0, 0, count, &mut |offset, stride, len| {
             for i in 0..len {
                 let at = offset + stride * i.cast_signed();
@@ -155,12 +161,7 @@ impl<'a> View<'a> {
                 bytes.extend_from_slice(element);
             }
         });
-        Ok(Owned {
-            bytes,
-            dtype: self.dtype,
-            swapped: self.swapped,
-            shape: self.shape.clone(),
-        })
+        Ok(Owned { bytes, dtype: self.dtype, swapped: self.swapped, shape: self.shape.clone() })
     }
 }
 
@@ -207,10 +208,7 @@ impl<'a> ViewMut<'a> {
     ) -> Self {
         // SAFETY: the caller's promise.
         let array = unsafe { View::new(pointer.cast_const(), dtype, swapped, shape, strides) };
-        Self {
-            array,
-            exclusive: PhantomData,
-        }
+        Self { array, exclusive: PhantomData }
     }
 
     /// A view of an `ndarray` array.
@@ -218,10 +216,7 @@ impl<'a> ViewMut<'a> {
         let pointer = array.as_mut_ptr();
         let mut view = View::of(&*array);
         view.pointer = pointer.cast_const().cast();
-        Self {
-            array: view,
-            exclusive: PhantomData,
-        }
+        Self { array: view, exclusive: PhantomData }
     }
 
     /// The array, to be looked at.
@@ -229,14 +224,20 @@ impl<'a> ViewMut<'a> {
         &self.array
     }
 
+    /// The elements, where they lie one after another in C order.
+    #[inline]
+    pub(crate) fn as_mut_slice<T: Element>(&mut self) -> Option<&mut [T]> {
+        if !self.array.is_slice_of::<T>() {
+            return None;
+        }
+        // SAFETY: as in `View::as_slice`, and the memory is writable and borrowed from `self`.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        Some(unsafe { std::slice::from_raw_parts_mut(self.array.pointer.cast_mut().cast(), self.array.size()) })
+    }
+
     /// Whether every element has memory of its own.
     pub(crate) fn is_injective(&self) -> bool {
-        let dims = self
-            .array
-            .shape
-            .iter()
-            .copied()
-            .zip(self.array.strides.iter().copied());
+        let dims = self.array.shape.iter().copied().zip(self.array.strides.iter().copied());
         shape::is_injective(dims, self.array.dtype.size())
     }
 }
@@ -244,9 +245,7 @@ impl<'a> ViewMut<'a> {
 /// Memory for `count` values, empty; [`Error::Memory`] where the system has none.
 pub(crate) fn reserve<T>(count: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
-    values
-        .try_reserve_exact(count)
-        .map_err(|_| Error::Memory(count.saturating_mul(size_of::<T>())))?;
+    values.try_reserve_exact(count).map_err(|_| Error::Memory(count.saturating_mul(size_of::<T>())))?;
     Ok(values)
 }
 
@@ -258,13 +257,7 @@ pub(crate) fn scratch<T: Default + Clone>(count: usize) -> Result<Vec<T>> {
 }
 
 /// Calls `run(offset, stride, len)` for each stretch of `count` elements of a row, from its element `start` on.
-fn walk(
-    axis: &[Dim],
-    operand: usize,
-    start: usize,
-    count: usize,
-    run: &mut dyn FnMut(isize, isize, usize),
-) {
+fn walk(axis: &[Dim], operand: usize, start: usize, count: usize, run: &mut dyn FnMut(isize, isize, usize)) {
     let Some((inner, outer)) = axis.split_last() else {
         if count > 0 {
             run(0, 0, 1);
@@ -323,12 +316,7 @@ impl<'a> Source<'a> {
     /// not lend.
     pub(crate) fn new(view: View<'a>, plan: &'a Plan, operand: usize, lends: bool) -> Result<Self> {
         check(&view, plan, operand)?;
-        Ok(Self {
-            view,
-            plan,
-            operand,
-            lends,
-        })
+        Ok(Self { view, plan, operand, lends })
     }
 
     /// Whether [`Source::row`] lends rows of type `T`.
@@ -345,11 +333,7 @@ impl<'a> Source<'a> {
         // checked to stay within the array, row and elements just now; the target does not share its memory.
         #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
         unsafe {
-            let first = self
-                .view
-                .pointer
-                .offset(row_offset(self.plan, self.operand, row))
-                .cast::<T>();
+            let first = self.view.pointer.offset(row_offset(self.plan, self.operand, row)).cast::<T>();
             std::slice::from_raw_parts(first.add(elements.start), elements.len())
         }
     }
@@ -372,16 +356,10 @@ impl<'a> Source<'a> {
         assert!(row < self.plan.rows && start + to.len() <= self.plan.len);
         let row = row_offset(self.plan, self.operand, row);
         let mut done = 0;
-        walk(
-            &self.plan.axis,
-            self.operand,
-            start,
-            to.len(),
-            &mut |offset, stride, len| {
-                self.load(row + offset, stride, &mut to[done..done + len], 1, &visit);
-                done += len;
-            },
-        );
+        walk(&self.plan.axis, self.operand, start, to.len(), &mut |offset, stride, len| {
+            self.load(row + offset, stride, &mut to[done..done + len], 1, &visit);
+            done += len;
+        });
     }
 
     /// Copies a tile: element `start + i` of row `first + lane` to `to[i * pitch + lane]`.
@@ -418,14 +396,7 @@ impl<'a> Source<'a> {
     }
 
     /// Visits `to[0]`, `to[step]`, ... with the elements from `offset` on, `stride` bytes apart.
-    fn load<C: Compute>(
-        &self,
-        offset: isize,
-        stride: isize,
-        to: &mut [C],
-        step: usize,
-        visit: &impl Fn(&mut C, C),
-    ) {
+    fn load<C: Compute>(&self, offset: isize, stride: isize, to: &mut [C], step: usize, visit: &impl Fn(&mut C, C)) {
         let from = self.view.pointer.wrapping_offset(offset);
         macro_rules! load {
             ($($dtype:ident => $type:ty),* $(,)?) => {
@@ -465,10 +436,7 @@ impl Tile {
                 && self.len > 0
                 && plan.axis.len() <= 1
         );
-        (
-            lane.map_or(0, |dim| dim.strides[operand]),
-            plan.axis_stride(operand).unwrap_or(0),
-        )
+        (lane.map_or(0, |dim| dim.strides[operand]), plan.axis_stride(operand).unwrap_or(0))
     }
 
     /// Whether to copy row by row rather than across the rows: whichever follows memory more closely.
@@ -534,10 +502,7 @@ macro_rules! raw_floats {
         }
     )*};
 }
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "rounded once, where the result is narrower"
-)]
+#[allow(clippy::cast_possible_truncation, reason = "rounded once, where the result is narrower")]
 const fn nearest(value: f64) -> f32 {
     value as f32
 }
@@ -637,10 +602,7 @@ fn load<E: Raw, C: Compute>(
     }
     for (i, to) in to.iter_mut().step_by(step).enumerate() {
         let at = from.wrapping_offset(stride * i.cast_signed()).cast::<E>();
-        #[allow(
-            unsafe_code,
-            reason = "reads elements of any alignment, any distance apart"
-        )]
+        #[allow(unsafe_code, reason = "reads elements of any alignment, any distance apart")]
         // SAFETY: see above.
         let element = unsafe { at.read_unaligned() };
         visit(to, C::of(if swapped { element.swapped() } else { element }));
@@ -648,13 +610,7 @@ fn load<E: Raw, C: Compute>(
 }
 
 /// The reverse of [`load`].
-fn store<E: RawFloat, C: Compute>(
-    to: *mut u8,
-    stride: isize,
-    swapped: bool,
-    from: &[C],
-    step: usize,
-) {
+fn store<E: RawFloat, C: Compute>(to: *mut u8, stride: isize, swapped: bool, from: &[C], step: usize) {
     // SAFETY, for both writes: as in `load`; the memory is writable and no other thread of ours has this part.
     if step == 1 && !swapped && stride == size_of::<E>().cast_signed() {
         let to = to.cast::<E>();
@@ -670,10 +626,7 @@ fn store<E: RawFloat, C: Compute>(
     for (i, from) in from.iter().step_by(step).enumerate() {
         let at = to.wrapping_offset(stride * i.cast_signed()).cast::<E>();
         let element: E = (*from).into();
-        #[allow(
-            unsafe_code,
-            reason = "writes elements of any alignment, any distance apart"
-        )]
+        #[allow(unsafe_code, reason = "writes elements of any alignment, any distance apart")]
         // SAFETY: see above.
         unsafe {
             at.write_unaligned(if swapped { element.swapped() } else { element });
@@ -713,31 +666,14 @@ impl<'a> Target<'a> {
         check(view.array(), plan, operand)?;
         let len = if reduced { 1 } else { plan.len };
         let axis = if reduced { &[][..] } else { &plan.axis };
-        let dims = plan
-            .outer
-            .iter()
-            .chain(axis)
-            .map(|dim| (dim.len, dim.strides[operand]));
+        let dims = plan.outer.iter().chain(axis).map(|dim| (dim.len, dim.strides[operand]));
         if !shape::is_injective(dims, view.array().dtype.size()) {
             return Err(Error::Internal("a plan writes an element twice".into()));
         }
-        let cut = Cut {
-            rows: cut.rows.max(1),
-            elements: cut.elements.clamp(1, len.max(1)),
-        };
+        let cut = Cut { rows: cut.rows.max(1), elements: cut.elements.clamp(1, len.max(1)) };
         let parts = plan.rows.div_ceil(cut.rows) * len.div_ceil(cut.elements);
-        let taken = std::iter::repeat_with(AtomicBool::default)
-            .take(parts)
-            .collect();
-        Ok(Self {
-            view: view.array.clone(),
-            exclusive: PhantomData,
-            plan,
-            operand,
-            len,
-            cut,
-            taken,
-        })
+        let taken = std::iter::repeat_with(AtomicBool::default).take(parts).collect();
+        Ok(Self { view: view.array.clone(), exclusive: PhantomData, plan, operand, len, cut, taken })
     }
 
     /// The number of parts.
@@ -747,10 +683,7 @@ impl<'a> Target<'a> {
 
     /// A part, which can be had once.
     pub(crate) fn part(&self, index: usize) -> Part<'_> {
-        assert!(
-            !self.taken[index].swap(true, Ordering::Relaxed),
-            "part {index} was taken twice"
-        );
+        assert!(!self.taken[index].swap(true, Ordering::Relaxed), "part {index} was taken twice");
         let across = self.len.div_ceil(self.cut.elements);
         let first = index / across * self.cut.rows;
         let start = index % across * self.cut.elements;
@@ -781,11 +714,7 @@ impl Part<'_> {
 
     /// Whether [`Part::rows_dense`] lends several rows of type `T` at once.
     pub(crate) fn is_dense<T: Element>(&self) -> bool {
-        self.lends::<T>()
-            && self
-                .target
-                .plan
-                .is_dense(self.target.operand, size_of::<T>())
+        self.lends::<T>() && self.target.plan.is_dense(self.target.operand, size_of::<T>())
     }
 
     #[inline]
@@ -801,23 +730,12 @@ impl Part<'_> {
 
     /// Elements of several rows that lie one after another.
     #[inline]
-    pub(crate) fn rows_dense<T: Element>(
-        &mut self,
-        row: usize,
-        count: usize,
-        elements: Range<usize>,
-    ) -> &mut [T] {
+    pub(crate) fn rows_dense<T: Element>(&mut self, row: usize, count: usize, elements: Range<usize>) -> &mut [T] {
         let target = self.target;
         assert!(target.lends::<T>() && self.rows.start <= row && row + count <= self.rows.end);
         assert!(self.elements.start <= elements.start && elements.end <= self.elements.end);
-        assert!(
-            count == 1
-                || (elements.len() == target.len
-                    && target.plan.is_dense(target.operand, size_of::<T>()))
-        );
-        let first = self
-            .pointer(row_offset(target.plan, target.operand, row))
-            .cast::<T>();
+        assert!(count == 1 || (elements.len() == target.len && target.plan.is_dense(target.operand, size_of::<T>())));
+        let first = self.pointer(row_offset(target.plan, target.operand, row)).cast::<T>();
         // SAFETY: `lends` says that the elements of a row are adjacent, aligned, and of type `T`, and `is_dense` the
         // same of several rows; the plan was checked to stay within the array, the indices just now. Parts are
         // disjoint, since the plan is injective and each part is handed out once; the borrow of `self` keeps this
@@ -835,16 +753,10 @@ impl Part<'_> {
         let target = self.target;
         let row = row_offset(target.plan, target.operand, row);
         let mut done = 0;
-        walk(
-            &target.plan.axis,
-            target.operand,
-            start,
-            from.len(),
-            &mut |offset, stride, len| {
-                self.store(row + offset, stride, &from[done..done + len], 1);
-                done += len;
-            },
-        );
+        walk(&target.plan.axis, target.operand, start, from.len(), &mut |offset, stride, len| {
+            self.store(row + offset, stride, &from[done..done + len], 1);
+            done += len;
+        });
     }
 
     /// The reverse of [`Source::read_tile`].
@@ -853,27 +765,16 @@ impl Part<'_> {
         assert!(self.elements.start <= tile.start && tile.start + tile.len <= self.elements.end);
         let target = self.target;
         let (lane_stride, axis_stride) = tile.strides(target.plan, target.operand);
-        let first = row_offset(target.plan, target.operand, tile.first)
-            + axis_stride * tile.start.cast_signed();
+        let first = row_offset(target.plan, target.operand, tile.first) + axis_stride * tile.start.cast_signed();
         if tile.by_row(lane_stride, axis_stride) {
             for lane in 0..tile.lanes {
                 let offset = first + lane_stride * lane.cast_signed();
-                self.store(
-                    offset,
-                    axis_stride,
-                    &from[lane..(tile.len - 1) * tile.pitch + lane + 1],
-                    tile.pitch,
-                );
+                self.store(offset, axis_stride, &from[lane..(tile.len - 1) * tile.pitch + lane + 1], tile.pitch);
             }
         } else {
             for i in 0..tile.len {
                 let offset = first + axis_stride * i.cast_signed();
-                self.store(
-                    offset,
-                    lane_stride,
-                    &from[i * tile.pitch..][..tile.lanes],
-                    1,
-                );
+                self.store(offset, lane_stride, &from[i * tile.pitch..][..tile.lanes], 1);
             }
         }
     }

@@ -69,22 +69,14 @@ pub(crate) fn check_temperature(value: f64) -> Result<f64> {
     if value > 0.0 && value < f64::INFINITY {
         return Ok(value);
     }
-    let hint = if value == 0.0 {
-        " (for the limit at temperature 0, use argmax)"
-    } else {
-        ""
-    };
-    Err(Error::Value(format!(
-        "temperature must be a finite number greater than 0, not {value}{hint}"
-    )))
+    let hint = if value == 0.0 { " (for the limit at temperature 0, use argmax)" } else { "" };
+    Err(Error::Value(format!("temperature must be a finite number greater than 0, not {value}{hint}")))
 }
 
 /// Refuses what is not a number of threads.
 pub(crate) fn check_threads(threads: usize) -> Result<usize> {
     if threads == 0 {
-        return Err(Error::Value(
-            "threads must be at least 1, or None for the library's number".into(),
-        ));
+        return Err(Error::Value("threads must be at least 1, or None for the library's number".into()));
     }
     Ok(threads)
 }

@@ -173,11 +173,7 @@ struct Progress {
 
 impl Progress {
     const fn new(tasks: usize) -> Self {
-        Self {
-            tasks,
-            next: AtomicUsize::new(0),
-            panic: Mutex::new(None),
-        }
+        Self { tasks, next: AtomicUsize::new(0), panic: Mutex::new(None) }
     }
 
     /// The caller's part: tasks, and now and then the question whether to stop.
@@ -245,9 +241,7 @@ impl Progress {
     }
 
     fn outcome(&self, led: Result<()>) -> Result<()> {
-        lock(&self.panic)
-            .take()
-            .map_or(led, |message| Err(Error::Internal(message)))
+        lock(&self.panic).take().map_or(led, |message| Err(Error::Internal(message)))
     }
 }
 
@@ -266,11 +260,7 @@ struct Call {
 
 impl Call {
     fn wanted(&self) -> usize {
-        if self.progress.is_over() {
-            0
-        } else {
-            self.wanted.load(Ordering::Relaxed)
-        }
+        if self.progress.is_over() { 0 } else { self.wanted.load(Ordering::Relaxed) }
     }
 }
 
@@ -323,10 +313,7 @@ impl Drop for Closing<'_> {
 /// shorter-lived is a scope that waits for every job, see the top of this file.
 struct Erased(*const Body<'static>);
 
-#[allow(
-    unsafe_code,
-    reason = "lends the caller's body to jobs that may outlive the call"
-)]
+#[allow(unsafe_code, reason = "lends the caller's body to jobs that may outlive the call")]
 mod erased {
     use super::{Body, Erased, Inside};
 
@@ -380,10 +367,7 @@ struct State {
 static HOME: AtomicPtr<Home> = AtomicPtr::new(ptr::null_mut());
 
 /// This process's home; `None` if a fork could not be noticed, so that no thread may be started.
-#[allow(
-    unsafe_code,
-    reason = "a static that a forked child can reset without taking a lock"
-)]
+#[allow(unsafe_code, reason = "a static that a forked child can reset without taking a lock")]
 fn home() -> Option<&'static Home> {
     loop {
         // SAFETY: null, or a home that was leaked below: it is valid for ever, and only shared references exist.
@@ -405,10 +389,7 @@ fn home() -> Option<&'static Home> {
 /// Not a `Once`, see `remembered`. A second registration by another thread, or in a child that was forked right here,
 /// does no harm; a flag that is set before its handler is in force would.
 #[cfg(unix)]
-#[allow(
-    unsafe_code,
-    reason = "the standard library has no way to notice a fork"
-)]
+#[allow(unsafe_code, reason = "the standard library has no way to notice a fork")]
 fn watch_forks() -> bool {
     use std::sync::atomic::AtomicBool;
 

@@ -35,18 +35,11 @@ impl Axis {
             if ndim == 0 && (axis == 0 || axis == -1) {
                 return Ok(());
             }
-            let index = if axis < 0 {
-                axis.checked_add_unsigned(ndim)
-            } else {
-                Some(axis)
-            };
-            match index
-                .and_then(|index| usize::try_from(index).ok())
-                .filter(|index| *index < ndim)
-            {
-                Some(index) if reduced[index] => Err(Error::Value(format!(
-                    "axis {axis} is named twice; name each axis once"
-                ))),
+            let index = if axis < 0 { axis.checked_add_unsigned(ndim) } else { Some(axis) };
+            match index.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < ndim) {
+                Some(index) if reduced[index] => {
+                    Err(Error::Value(format!("axis {axis} is named twice; name each axis once")))
+                }
                 Some(index) => {
                     reduced[index] = true;
                     Ok(())
@@ -88,19 +81,12 @@ impl Plan {
     /// The plan for an array of this shape, whose `reduced` dimensions are the axes.
     ///
     /// `strides` holds one list for each operand, as long as the shape, 0 where the operand is repeated.
-    pub(crate) fn new(
-        shape: &[usize],
-        reduced: &[bool],
-        strides: [Option<&[isize]>; OPERANDS],
-    ) -> Self {
+    pub(crate) fn new(shape: &[usize], reduced: &[bool], strides: [Option<&[isize]>; OPERANDS]) -> Self {
         let mut outer: SmallVec<[Dim; 4]> = SmallVec::new();
         let mut axis: SmallVec<[Dim; 2]> = SmallVec::new();
         let (mut rows, mut len) = (1, 1);
         for (index, (&length, &is_axis)) in shape.iter().zip(reduced).enumerate() {
-            let dim = Dim {
-                len: length,
-                strides: strides.map(|strides| strides.map_or(0, |s| s[index])),
-            };
+            let dim = Dim { len: length, strides: strides.map(|strides| strides.map_or(0, |s| s[index])) };
             if is_axis {
                 len *= length;
                 push(&mut axis, dim);
@@ -112,18 +98,11 @@ impl Plan {
         // The order of rows is free, that of a row's elements is not. Large steps first, as memory lies; two loops
         // that have come to lie side by side may then be one.
         if outer.len() > 1 {
-            outer.sort_by_key(|dim| {
-                std::cmp::Reverse((dim.strides[0].unsigned_abs(), dim.strides[1].unsigned_abs()))
-            });
+            outer.sort_by_key(|dim| std::cmp::Reverse((dim.strides[0].unsigned_abs(), dim.strides[1].unsigned_abs())));
             let sorted = std::mem::take(&mut outer);
             sorted.into_iter().for_each(|dim| push(&mut outer, dim));
         }
-        Self {
-            outer,
-            axis,
-            rows,
-            len,
-        }
+        Self { outer, axis, rows, len }
     }
 
     /// Whether all rows of an operand lie one after another in memory.
@@ -152,16 +131,11 @@ fn push<A: smallvec::Array<Item = Dim>>(dims: &mut SmallVec<A>, dim: Dim) {
     }
     if let Some(last) = dims.last_mut() {
         let joins = (0..OPERANDS).all(|operand| {
-            isize::try_from(dim.len)
-                .ok()
-                .and_then(|len| dim.strides[operand].checked_mul(len))
+            isize::try_from(dim.len).ok().and_then(|len| dim.strides[operand].checked_mul(len))
                 == Some(last.strides[operand])
         });
         if joins && dim.len > 0 && last.len > 0 {
-            *last = Dim {
-                len: last.len * dim.len,
-                strides: dim.strides,
-            };
+            *last = Dim { len: last.len * dim.len, strides: dim.strides };
             return;
         }
     }
@@ -169,18 +143,9 @@ fn push<A: smallvec::Array<Item = Dim>>(dims: &mut SmallVec<A>, dim: Dim) {
 }
 
 /// The strides with which an operand of shape `from` is read as if it had shape `to`, by NumPy's rules.
-pub(crate) fn broadcast(
-    from: &[usize],
-    strides: &[isize],
-    to: &[usize],
-    name: &str,
-) -> Result<Strides> {
+pub(crate) fn broadcast(from: &[usize], strides: &[isize], to: &[usize], name: &str) -> Result<Strides> {
     let fail = || {
-        Error::Value(format!(
-            "{name} has shape {}, which does not broadcast against {}",
-            display(from),
-            display(to)
-        ))
+        Error::Value(format!("{name} has shape {}, which does not broadcast against {}", display(from), display(to)))
     };
     let missing = to.len().checked_sub(from.len()).ok_or_else(fail)?;
     let mut result: Strides = SmallVec::from_elem(0, missing);
@@ -198,21 +163,12 @@ pub(crate) fn broadcast(
 pub(crate) fn display(shape: &[usize]) -> String {
     match shape {
         [one] => format!("({one},)"),
-        _ => format!(
-            "({})",
-            shape
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+        _ => format!("({})", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     }
 }
 
 /// The least and the greatest offset of an element; none where there are no elements.
-pub(crate) fn reach<'a>(
-    dims: impl Iterator<Item = (&'a usize, &'a isize)>,
-) -> Option<(isize, isize)> {
+pub(crate) fn reach<'a>(dims: impl Iterator<Item = (&'a usize, &'a isize)>) -> Option<(isize, isize)> {
     let (mut low, mut high) = (0isize, 0isize);
     for (&len, &stride) in dims {
         let last = isize::try_from(len.checked_sub(1)?).ok()?;
@@ -228,20 +184,18 @@ pub(crate) fn reach<'a>(
 
 /// Whether distinct indices reach distinct, non-overlapping elements. (It may say no where the truth is yes.)
 pub(crate) fn is_injective(dims: impl Iterator<Item = (usize, isize)>, size: usize) -> bool {
-    let mut dims: SmallVec<[(usize, usize); 8]> = dims
-        .filter(|(len, _)| *len > 1)
-        .map(|(len, stride)| (stride.unsigned_abs(), len))
-        .collect();
+    let mut dims: SmallVec<[(usize, usize); 8]> = dims.map(|(len, stride)| (stride.unsigned_abs(), len)).collect();
+    if dims.iter().any(|(_, len)| *len == 0) {
+        return true;
+    }
+    dims.retain(|(_, len)| *len > 1);
     dims.sort_unstable();
     let mut span = size;
     for (stride, len) in dims {
         if stride < span {
             return false;
         }
-        match stride
-            .checked_mul(len - 1)
-            .and_then(|s| s.checked_add(span))
-        {
+        match stride.checked_mul(len - 1).and_then(|s| s.checked_add(span)) {
             Some(next) => span = next,
             None => return false,
         }

@@ -45,21 +45,14 @@ impl std::str::FromStr for Yardstick {
 pub fn yardstick(kind: Yardstick, from: &[f32], to: &mut [f32], threads: usize) -> Result<()> {
     let reads = matches!(kind, Yardstick::Read | Yardstick::ReadPrefetch);
     if !reads && to.len() != from.len() {
-        return Err(Error::Value(
-            "source and destination differ in length".into(),
-        ));
+        return Err(Error::Value("source and destination differ in length".into()));
     }
-    let part = from
-        .len()
-        .div_ceil(threads.max(1))
-        .next_multiple_of(16)
-        .max(16);
+    let part = from.len().div_ceil(threads.max(1)).next_multiple_of(16).max(16);
     let mut rest = to;
     let parts: Vec<_> = from
         .chunks(part)
         .map(|from| {
-            let (to, after) =
-                std::mem::take(&mut rest).split_at_mut(if reads { 0 } else { from.len() });
+            let (to, after) = std::mem::take(&mut rest).split_at_mut(if reads { 0 } else { from.len() });
             rest = after;
             Mutex::new(Some(Part { kind, from, to }))
         })

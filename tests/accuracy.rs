@@ -18,60 +18,26 @@ struct Case {
 fn cases() -> Vec<Case> {
     let mut random = Random(1);
     let mut cases = Vec::new();
-    let mut case = |name: String, temperature: f64, logits: Vec<f64>| {
-        cases.push(Case {
-            name,
-            logits,
-            temperature,
-        })
-    };
+    let mut case = |name: String, temperature: f64, logits: Vec<f64>| cases.push(Case { name, logits, temperature });
     for len in [10, 100, 1_000, 1_025, 100_000] {
         for spread in [1.0, 4.0, 8.0, 30.0, 100.0] {
             for offset in [0.0, 1_000.0, -300.0, 1e6] {
-                let logits = (0..len)
-                    .map(|_| random.normal() * spread + offset)
-                    .collect();
-                case(
-                    format!("normal len {len} spread {spread} offset {offset}"),
-                    1.0,
-                    logits,
-                );
+                let logits = (0..len).map(|_| random.normal() * spread + offset).collect();
+                case(format!("normal len {len} spread {spread} offset {offset}"), 1.0, logits);
             }
         }
         for temperature in [1e-3, 0.1, 0.7, 1.7, 1e3] {
-            let logits = (0..len)
-                .map(|_| random.normal() * 8.0 * temperature)
-                .collect();
-            case(
-                format!("temperature {temperature} len {len}"),
-                temperature,
-                logits,
-            );
+            let logits = (0..len).map(|_| random.normal() * 8.0 * temperature).collect();
+            case(format!("temperature {temperature} len {len}"), temperature, logits);
         }
         case(format!("equal len {len}"), 1.0, vec![0.3; len]);
         let mut dominant = vec![-16.0; len];
         dominant[len / 2] = 0.7;
         case(format!("dominant len {len}"), 1.0, dominant);
-        case(
-            format!("subnormal len {len}"),
-            1.0,
-            (0..len).map(|i| -(i as f64) * 110.0 / len as f64).collect(),
-        );
-        case(
-            format!("huge len {len}"),
-            1.0,
-            (0..len).map(|i| 1e30 * (i % 7) as f64).collect(),
-        );
-        case(
-            format!("low len {len}"),
-            1.0,
-            (0..len).map(|i| -5000.0 - (i % 70) as f64).collect(),
-        );
-        case(
-            format!("log-probabilities len {len}"),
-            1.0,
-            (0..len).map(|i| -((i + 2) as f64).ln()).collect(),
-        );
+        case(format!("subnormal len {len}"), 1.0, (0..len).map(|i| -(i as f64) * 110.0 / len as f64).collect());
+        case(format!("huge len {len}"), 1.0, (0..len).map(|i| 1e30 * (i % 7) as f64).collect());
+        case(format!("low len {len}"), 1.0, (0..len).map(|i| -5000.0 - (i % 70) as f64).collect());
+        case(format!("log-probabilities len {len}"), 1.0, (0..len).map(|i| -((i + 2) as f64).ln()).collect());
     }
     cases
 }
@@ -82,17 +48,10 @@ fn float32() {
         let mut all = Errors::default();
         for case in cases() {
             let x: Array1<f32> = case.logits.iter().map(|x| *x as f32).collect();
-            let exact = reference(
-                &x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(),
-                case.temperature,
-            );
+            let exact = reference(&x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), case.temperature);
             let options = Options::new().temperature(case.temperature).level(level);
             let got = softmax(&x, -1, &options).unwrap();
-            let errors: Vec<_> = got
-                .iter()
-                .zip(&exact)
-                .map(|(got, exact)| ulp_f32(*got, *exact))
-                .collect();
+            let errors: Vec<_> = got.iter().zip(&exact).map(|(got, exact)| ulp_f32(*got, *exact)).collect();
             all.add(&case.name, level.name(), &errors);
         }
         all.finish(level.name());
@@ -108,11 +67,7 @@ fn float64() {
             let exact = reference(&case.logits, case.temperature);
             let options = Options::new().temperature(case.temperature).level(level);
             let got = softmax(&x, -1, &options).unwrap();
-            let errors: Vec<_> = got
-                .iter()
-                .zip(&exact)
-                .map(|(got, exact)| ulp_f64(*got, *exact))
-                .collect();
+            let errors: Vec<_> = got.iter().zip(&exact).map(|(got, exact)| ulp_f64(*got, *exact)).collect();
             all.add(&case.name, level.name(), &errors);
         }
         all.finish(level.name());
@@ -131,10 +86,7 @@ impl Errors {
         let largest = errors.iter().copied().fold(0.0, f64::max);
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
         println!("{name:40} {level:8} largest {largest:.3} mean {mean:.3}");
-        assert!(
-            largest <= fastsoftmax::ops::softmax::ULP && !mean.is_nan(),
-            "{name}, {level}: {largest} ULP"
-        );
+        assert!(largest <= fastsoftmax::ops::softmax::ULP && !mean.is_nan(), "{name}, {level}: {largest} ULP");
         self.means.push(mean);
         self.largest = self.largest.max(largest);
     }

@@ -30,28 +30,16 @@ fn bits(x: &Array2<f32>) -> Vec<u32> {
 
 #[test]
 fn over_levels_threads_and_layouts() {
-    for (rows, len) in [
-        (40, 1),
-        (37, 3),
-        (300, 10),
-        (100, 64),
-        (50, 100),
-        (33, 1000),
-        (20, 1025),
-        (9, 70_000),
-        (5, 140_000),
-    ] {
+    for (rows, len) in
+        [(40, 1), (37, 3), (300, 10), (100, 64), (50, 100), (33, 1000), (20, 1025), (9, 70_000), (5, 140_000)]
+    {
         let x = logits(rows, len, len as u64);
-        let expected =
-            bits(&softmax(&x, -1, &Options::new().level(Level::Portable).threads(1)).unwrap());
+        let expected = bits(&softmax(&x, -1, &Options::new().level(Level::Portable).threads(1)).unwrap());
         for level in levels() {
             for threads in [1, 2, 7] {
                 let options = Options::new().level(level).threads(threads);
                 let name = format!("{} threads {threads} {rows} x {len}", level.name());
-                assert!(
-                    bits(&softmax(&x, -1, &options).unwrap()) == expected,
-                    "{name}"
-                );
+                assert!(bits(&softmax(&x, -1, &options).unwrap()) == expected, "{name}");
 
                 let mut in_place = x.clone();
                 softmax_in_place(&mut in_place, -1, &options).unwrap();
@@ -60,16 +48,10 @@ fn over_levels_threads_and_layouts() {
                 // The same rows as columns, and as columns of a Fortran array.
                 let columns = x.t().as_standard_layout().into_owned();
                 let got = softmax(&columns, 0, &options).unwrap();
-                assert!(
-                    bits(&got.t().as_standard_layout().into_owned()) == expected,
-                    "axis 0 {name}"
-                );
+                assert!(bits(&got.t().as_standard_layout().into_owned()) == expected, "axis 0 {name}");
                 let mut fortran = Array2::zeros((rows, len).f());
                 softmax_into(&x, &mut fortran, -1, &options).unwrap();
-                assert!(
-                    bits(&fortran.as_standard_layout().into_owned()) == expected,
-                    "into fortran {name}"
-                );
+                assert!(bits(&fortran.as_standard_layout().into_owned()) == expected, "into fortran {name}");
 
                 // Every other element of a larger array, backwards.
                 let mut wide = Array2::from_elem((rows, 2 * len), f32::NAN);
@@ -80,12 +62,8 @@ fn over_levels_threads_and_layouts() {
 
                 // One row at a time.
                 for row in (0..rows).step_by(7) {
-                    let one =
-                        softmax(&x.slice(s![row..=row, ..]).to_owned(), -1, &options).unwrap();
-                    assert!(
-                        bits(&one) == expected[row * len..(row + 1) * len],
-                        "row {row} alone {name}"
-                    );
+                    let one = softmax(&x.slice(s![row..=row, ..]).to_owned(), -1, &options).unwrap();
+                    assert!(bits(&one) == expected[row * len..(row + 1) * len], "row {row} alone {name}");
                 }
             }
         }

@@ -188,9 +188,8 @@ def _open_output(path: str, stack: contextlib.ExitStack) -> Any:
     return path
 
 
-def _stream(
-    options: argparse.Namespace, function: str, dst: Any, stack: contextlib.ExitStack, **extra: Any
-) -> Summary:
+def _stream(options: argparse.Namespace, function: str, *outputs: Any, **extra: Any) -> Summary:
+    """Run `stream` from the input to paths, of which some may be pipes, or arrays."""
     from .io import DEFAULT_CHUNK_BYTES, stream
 
     keywords: dict[str, Any] = {"threads": options.threads, **extra}
@@ -198,17 +197,20 @@ def _stream(
         keywords["dtype"] = options.dtype
     if "temperature" in options:
         keywords["temperature"] = options.temperature
-    return stream(
-        function,
-        _open_input(options.input, stack),
-        dst,
-        axis=options.axis,
-        chunk_bytes=options.chunk_bytes or DEFAULT_CHUNK_BYTES,
-        input_dtype=options.input_dtype,
-        overwrite=options.force,
-        progress=not options.quiet and sys.stderr is not None and sys.stderr.isatty(),
-        **keywords,
-    )
+    with contextlib.ExitStack() as stack:
+        src = _open_input(options.input, stack)  # first: a FIFO may have its writer before its reader
+        places = [_open_output(place, stack) if isinstance(place, str) else place for place in outputs]
+        return stream(
+            function,
+            src,
+            places[0] if len(places) == 1 else places,
+            axis=options.axis,
+            chunk_bytes=options.chunk_bytes or DEFAULT_CHUNK_BYTES,
+            input_dtype=options.input_dtype,
+            overwrite=options.force,
+            progress=not options.quiet and sys.stderr is not None and sys.stderr.isatty(),
+            **keywords,
+        )
 
 
 def _report(options: argparse.Namespace, summary: Summary, **extra: Any) -> None:
@@ -239,9 +241,7 @@ def _report(options: argparse.Namespace, summary: Summary, **extra: Any) -> None
 
 
 def _run_stream(options: argparse.Namespace) -> int:
-    with contextlib.ExitStack() as stack:
-        function = options.command.replace("-", "_")
-        _report(options, _stream(options, function, _open_output(options.output, stack), stack))
+    _report(options, _stream(options, options.command.replace("-", "_"), options.output))
     return 0
 
 
@@ -256,10 +256,9 @@ def _add_top_k_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_top_k(options: argparse.Namespace) -> int:
-    with contextlib.ExitStack() as stack:
-        places = _open_output(options.output, stack), _open_output(options.indices, stack)
-        summary = _stream(options, "top_k", places, stack, k=options.k, log=options.log)
-        _report(options, summary, indices=options.indices, k=options.k)
+    places = options.output, options.indices
+    summary = _stream(options, "top_k", *places, k=options.k, log=options.log)
+    _report(options, summary, indices=options.indices, k=options.k)
     return 0
 
 
@@ -293,23 +292,17 @@ def _run_cross_entropy(options: argparse.Namespace) -> int:
         "ignore_index": options.ignore_index,
         "label_smoothing": options.label_smoothing,
     }
-    with contextlib.ExitStack() as stack:
-        number = np.empty(())
-        dst = _open_output(options.output, stack) if options.output else number
-        summary = _stream(options, "cross_entropy", dst, stack, **keywords)
-        if options.output:
-            _report(options, summary, labels=options.labels)
-            return 0
-        value = float(number)
-        if not options.json:
-            print(value)
-        _report(
-            options,
-            summary,
-            labels=options.labels,
-            reduction=reduction,
-            value=value if math.isfinite(value) else None,
-        )
+    number = np.empty(())
+    summary = _stream(options, "cross_entropy", options.output or number, **keywords)
+    if options.output:
+        _report(options, summary, labels=options.labels)
+        return 0
+    value = float(number)
+    if not options.json:
+        print(value)
+    # JSON has no NaN, which is the mean where every row was left out.
+    shown = value if math.isfinite(value) else None
+    _report(options, summary, labels=options.labels, reduction=reduction, value=shown)
     return 0
 
 
@@ -424,7 +417,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from . import build_info
 
-        parser.exit(0, f"{PROGRAM} {build_info()['version']}\n")
+        print(PROGRAM, build_info()["version"])
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -472,7 +466,17 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+# What messages of the library name, and what it is called here.
+_SPELLINGS: Final = (
+    ("chunk_bytes", "--chunk-bytes"),
+    ('input_dtype="bfloat16"', "--input-dtype bfloat16"),
+    ("overwrite=True", "--force"),
+)
+
+
 def _fail(message: str) -> int:
+    for name, option in _SPELLINGS:
+        message = message.replace(name, option)
     print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
     return 1
 

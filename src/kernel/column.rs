@@ -67,17 +67,11 @@ impl<T: Real> Folds<T> {
     #[inline(always)]
     pub(crate) fn get(&self, lane: usize) -> Fold<T> {
         Fold {
-            extent: Extent {
-                max: self.max[lane],
-                min: self.min[lane],
-            },
+            extent: Extent { max: self.max[lane], min: self.min[lane] },
             nan: self.nan[lane],
             skipped: self.skipped[lane],
             base: self.base[lane],
-            partial: Partial {
-                k: self.k[lane],
-                sum: self.sum[lane],
-            },
+            partial: Partial { k: self.k[lane], sum: self.sum[lane] },
         }
     }
 
@@ -96,20 +90,13 @@ impl<T: Real> Folds<T> {
     #[inline(always)]
     pub(crate) fn add(&mut self, other: &Self) {
         for lane in 0..LANES {
-            let fold = Fold {
-                base: other.base[lane],
-                ..self.get(lane)
-            };
+            let fold = Fold { base: other.base[lane], ..self.get(lane) };
             self.set(lane, fold.with(other.get(lane)));
         }
     }
 
     /// The shifts of lanes that must be read again; see [`Fold::retry`].
-    pub(crate) fn retry(
-        &self,
-        temperatures: &[Temperature<T>],
-        lanes: usize,
-    ) -> Option<[Option<Shift<T>>; LANES]> {
+    pub(crate) fn retry(&self, temperatures: &[Temperature<T>], lanes: usize) -> Option<[Option<Shift<T>>; LANES]> {
         let mut shifts = [None; LANES];
         for (lane, shift) in shifts.iter_mut().enumerate().take(lanes) {
             *shift = self.get(lane).retry(of_lane(temperatures, lane));
@@ -133,12 +120,7 @@ pub(crate) fn fold<S: Simd, T: Real>(
     temperatures: &[Temperature<T>],
     fixed: Option<&[Option<Shift<T>>; LANES]>,
 ) -> Folds<T> {
-    token.call(FoldStrip {
-        tile,
-        strip,
-        temperatures,
-        fixed,
-    })
+    token.call(FoldStrip { tile, strip, temperatures, fixed })
 }
 
 /// The arguments of [`fold`].
@@ -190,21 +172,14 @@ fn fold_strip<S: Simd, T: Real>(
         let shift = match fixed {
             Some(shift) if counted[lane] => shift,
             _ if counted[lane] => temperature.shift(max, T::ZERO),
-            _ => Shift {
-                base: T::ZERO,
-                k: 0.0,
-            },
+            _ => Shift { base: T::ZERO, k: 0.0 },
         };
         folds.base[lane] = fixed.map_or(T::ZERO, |shift| shift.base);
         folds.k[lane] = shift.k;
         if finite && !counted[lane] {
             folds.skipped[lane] = max;
         }
-        let needed = if counted[lane] {
-            folds.get(lane).extent.mode(temperature, shift)
-        } else {
-            Mode::Clamped
-        };
+        let needed = if counted[lane] { folds.get(lane).extent.mode(temperature, shift) } else { Mode::Clamped };
         mode = mode.max(needed);
     }
 
@@ -270,12 +245,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self {
-            tile,
-            strip,
-            temperatures,
-            results,
-        } = self;
+        let Self { tile, strip, temperatures, results } = self;
         let mut mode = Mode::Plain;
         let mut undefined = false;
         for (lane, results) in results.iter().enumerate().take(T::LANES) {
@@ -289,12 +259,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
             Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, tile, strip, map),
         }
         if undefined {
-            for (lane, _) in results
-                .iter()
-                .enumerate()
-                .take(T::LANES)
-                .filter(|(_, r)| r.is_undefined())
-            {
+            for (lane, _) in results.iter().enumerate().take(T::LANES).filter(|(_, r)| r.is_undefined()) {
                 strip.lane(lane).for_each(|index| tile[index] = T::NAN);
             }
         }
@@ -302,12 +267,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
 }
 
 #[inline(always)]
-fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
-    token: S,
-    tile: &mut [T],
-    strip: Strip,
-    map: M,
-) {
+fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(token: S, tile: &mut [T], strip: Strip, map: M) {
     for index in strip.rows() {
         let row = &mut tile[index..];
         let x = T::Vector::<S>::load(token, row);

@@ -15,18 +15,12 @@ pub(crate) struct Double {
 
 impl Double {
     /// The natural logarithm of 2.
-    pub(crate) const LN_2: Self = Self {
-        high: std::f64::consts::LN_2,
-        low: 2.319_046_813_846_299_6e-17,
-    };
+    pub(crate) const LN_2: Self = Self { high: std::f64::consts::LN_2, low: 2.319_046_813_846_299_6e-17 };
 
     /// Exactly `value`.
     #[inline(always)]
     pub(crate) const fn new(value: f64) -> Self {
-        Self {
-            high: value,
-            low: 0.0,
-        }
+        Self { high: value, low: 0.0 }
     }
 
     /// Exactly `a + b`.
@@ -34,30 +28,21 @@ impl Double {
     pub(crate) fn sum(a: f64, b: f64) -> Self {
         let high = a + b;
         let virtual_b = high - a;
-        Self {
-            high,
-            low: (a - (high - virtual_b)) + (b - virtual_b),
-        }
+        Self { high, low: (a - (high - virtual_b)) + (b - virtual_b) }
     }
 
     /// Exactly `a + b` where |a| >= |b| or a = 0.
     #[inline(always)]
     pub(crate) fn sum_of_ordered(a: f64, b: f64) -> Self {
         let high = a + b;
-        Self {
-            high,
-            low: b - (high - a),
-        }
+        Self { high, low: b - (high - a) }
     }
 
     /// Exactly `a * b`, as long as nothing overflows or is subnormal.
     #[inline(always)]
     pub(crate) fn product(a: f64, b: f64) -> Self {
         let high = a * b;
-        Self {
-            high,
-            low: a.mul_add(b, -high),
-        }
+        Self { high, low: a.mul_add(b, -high) }
     }
 
     /// `self + other`, within 3 * 2^-106 if both have the same sign.
@@ -72,10 +57,7 @@ impl Double {
     /// `-self`.
     #[inline(always)]
     pub(crate) fn negated(self) -> Self {
-        Self {
-            high: -self.high,
-            low: -self.low,
-        }
+        Self { high: -self.high, low: -self.low }
     }
 
     /// `self * factor`.
@@ -105,10 +87,7 @@ impl Double {
     #[inline(always)]
     pub(crate) fn scaled(self, exponent: i32) -> Self {
         let scale = power_of_two(exponent);
-        Self {
-            high: self.high * scale,
-            low: self.low * scale,
-        }
+        Self { high: self.high * scale, low: self.low * scale }
     }
 }
 
@@ -123,10 +102,6 @@ pub(crate) fn power_of_two(exponent: i32) -> f64 {
 #[inline(always)]
 pub(crate) fn power_of_two_at_most_one(exponent: f64) -> f64 {
     // The sum is an integer of at most 1023; adding 2^52 leaves it in the low bits, without a conversion.
-    let biased = if exponent > -1023.0 {
-        exponent + 1023.0
-    } else {
-        0.0
-    };
+    let biased = if exponent > -1023.0 { exponent + 1023.0 } else { 0.0 };
     f64::from_bits((biased + 4_503_599_627_370_496.0).to_bits() << 52)
 }

@@ -63,10 +63,7 @@ impl<T: Real> Temperature<T> {
         } else {
             // 2^-exponent in two factors: one alone may be out of range. (A subnormal temperature ends in
             // [2^-51, 1), where the reduction is as good.)
-            (
-                power_of_two(-exponent),
-                value * power_of_two(-(exponent / 2)) * power_of_two(exponent / 2 - exponent),
-            )
+            (power_of_two(-exponent), value * power_of_two(-(exponent / 2)) * power_of_two(exponent / 2 - exponent))
         };
         let inverse = Double::new(scaled).reciprocal();
         Self {
@@ -120,10 +117,7 @@ impl<T: Real> Temperature<T> {
     #[inline(always)]
     pub(crate) fn shift(&self, max: T, base: T) -> Shift<T> {
         let relative = (max.to_f64() - base.to_f64()) * self.scale;
-        Shift {
-            base,
-            k: (relative * self.wide_log2_e).round_ties_even(),
-        }
+        Shift { base, k: (relative * self.wide_log2_e).round_ties_even() }
     }
 }
 
@@ -168,11 +162,7 @@ pub(crate) struct Exp<V: Vector> {
 impl<V: Vector> Exp<V> {
     /// The same shift and temperature in every lane.
     #[inline(always)]
-    pub(crate) fn new(
-        token: V::Token,
-        temperature: &Temperature<V::Scalar>,
-        shift: Shift<V::Scalar>,
-    ) -> Self {
+    pub(crate) fn new(token: V::Token, temperature: &Temperature<V::Scalar>, shift: Shift<V::Scalar>) -> Self {
         let splat = |value| V::splat(token, value);
         Self {
             token,
@@ -194,37 +184,23 @@ impl<V: Vector> Exp<V> {
         base: &[V::Scalar; 16],
         k: &[f64; 16],
     ) -> Self {
-        let first = Shift {
-            base: base[0],
-            k: k[0],
-        };
+        let first = Shift { base: base[0], k: k[0] };
         let mut exp = Self::new(token, &temperatures[0], first);
         let (mut magic, mut least) = (exp.magic.to_array(), exp.least.to_array());
         for j in 0..V::LANES {
-            let shift = Shift {
-                base: base[j],
-                k: k[j],
-            };
+            let shift = Shift { base: base[j], k: k[j] };
             magic.as_mut()[j] = Self::magic(shift);
-            least.as_mut()[j] = Self::least(
-                &temperatures[if temperatures.len() == 1 { 0 } else { j }],
-                shift,
-            );
+            least.as_mut()[j] = Self::least(&temperatures[if temperatures.len() == 1 { 0 } else { j }], shift);
         }
         exp.magic = V::load(token, magic.as_ref());
         exp.least = V::load(token, least.as_ref());
         exp.base = V::load(token, base);
         if temperatures.len() > 1 {
             exp.log2_e = Self::lanes(token, temperatures, |t| t.log2_e);
-            exp.ln_2 = (
-                Self::lanes(token, temperatures, |t| t.ln_2.0),
-                Self::lanes(token, temperatures, |t| t.ln_2.1),
-            );
+            exp.ln_2 = (Self::lanes(token, temperatures, |t| t.ln_2.0), Self::lanes(token, temperatures, |t| t.ln_2.1));
             exp.scale = Self::lanes(token, temperatures, |t| V::Scalar::from_f64(t.scale));
-            exp.inverse = (
-                Self::lanes(token, temperatures, |t| t.inverse.0),
-                Self::lanes(token, temperatures, |t| t.inverse.1),
-            );
+            exp.inverse =
+                (Self::lanes(token, temperatures, |t| t.inverse.0), Self::lanes(token, temperatures, |t| t.inverse.1));
         }
         exp
     }

@@ -36,25 +36,14 @@ pub(crate) struct Extent<T> {
 
 impl<T: Real> Extent<T> {
     /// The extent of nothing.
-    pub(crate) const EMPTY: Self = Self {
-        max: T::NEG_INFINITY,
-        min: T::INFINITY,
-    };
+    pub(crate) const EMPTY: Self = Self { max: T::NEG_INFINITY, min: T::INFINITY };
 
     /// The extent of both.
     #[inline(always)]
     pub(crate) fn with(self, other: Self) -> Self {
         Self {
-            max: if other.max > self.max {
-                other.max
-            } else {
-                self.max
-            },
-            min: if other.min < self.min {
-                other.min
-            } else {
-                self.min
-            },
+            max: if other.max > self.max { other.max } else { self.max },
+            min: if other.min < self.min { other.min } else { self.min },
         }
     }
 
@@ -101,10 +90,7 @@ pub(crate) fn extent<S: Simd, T: Real>(token: S, x: &[T]) -> Extent<T> {
     }
     let max = max[0].max(max[1]).max(max[2].max(max[3])).to_array();
     let min = min[0].min(min[1]).min(min[2].min(min[3])).to_array();
-    Extent {
-        max: halve(max, |a, b| if a > b { a } else { b }),
-        min: halve(min, |a, b| if a < b { a } else { b }),
-    }
+    Extent { max: halve(max, |a, b| if a > b { a } else { b }), min: halve(min, |a, b| if a < b { a } else { b }) }
 }
 
 /// Combines lanes j and j + h for h = half the lanes, a quarter, ..., 1.
@@ -138,10 +124,7 @@ impl<V: Vector> Sum<V> {
     /// No terms.
     #[inline(always)]
     pub(crate) fn new(token: V::Token) -> Self {
-        Self {
-            sum: V::splat(token, Self::guard()),
-            rest: V::splat(token, V::Scalar::ZERO),
-        }
+        Self { sum: V::splat(token, Self::guard()), rest: V::splat(token, V::Scalar::ZERO) }
     }
 
     /// Adds s * (1 + p) to each lane.
@@ -187,12 +170,8 @@ fn sum<S: Simd, T: Real, const KEEP: bool>(
 ) -> T::Wide {
     match mode {
         Mode::Plain => sum_in_mode::<S, T, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
-        Mode::Clamped => {
-            sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead)
-        }
-        Mode::General => {
-            sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead)
-        }
+        Mode::Clamped => sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
+        Mode::General => sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
     }
 }
 
@@ -220,11 +199,8 @@ fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
     if !tail.is_empty() {
         // The lanes past the end hold minus infinity, whose term is 0 in every mode but the plain one.
         let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
-        let (p, s) = if MODE == Mode::Plain as u8 {
-            exp.term::<{ Mode::Clamped as u8 }>(tail)
-        } else {
-            exp.term::<MODE>(tail)
-        };
+        let (p, s) =
+            if MODE == Mode::Plain as u8 { exp.term::<{ Mode::Clamped as u8 }>(tail) } else { exp.term::<MODE>(tail) };
         sum.add(p, s);
         if KEEP {
             p.store_partial(kept_tail);
@@ -244,10 +220,7 @@ impl<T: Real> Partial<T> {
     /// No terms. (The k of an empty sum is below every other's, far enough for a power of two of 0.)
     #[inline(always)]
     pub(crate) fn empty() -> Self {
-        Self {
-            k: -1e5,
-            sum: Default::default(),
-        }
+        Self { k: -1e5, sum: Default::default() }
     }
 
     /// The sum of both.
@@ -255,10 +228,7 @@ impl<T: Real> Partial<T> {
     pub(crate) fn plus(self, other: Self) -> Self {
         let k = if other.k > self.k { other.k } else { self.k };
         let scale = |partial: Self| super::double::power_of_two_at_most_one(partial.k - k);
-        Self {
-            k,
-            sum: T::add_scaled(self.sum, scale(self), other.sum, scale(other)),
-        }
+        Self { k, sum: T::add_scaled(self.sum, scale(self), other.sum, scale(other)) }
     }
 }
 
@@ -284,13 +254,7 @@ impl<T: Real> Fold<T> {
     /// No logits, to be summed up with `base`.
     #[inline(always)]
     pub(crate) fn empty(base: T) -> Self {
-        Self {
-            extent: Extent::EMPTY,
-            nan: false,
-            skipped: T::NEG_INFINITY,
-            base,
-            partial: Partial::empty(),
-        }
+        Self { extent: Extent::EMPTY, nan: false, skipped: T::NEG_INFINITY, base, partial: Partial::empty() }
     }
 
     /// The logits of both, which had the same base.
@@ -299,11 +263,7 @@ impl<T: Real> Fold<T> {
         Self {
             extent: self.extent.with(other.extent),
             nan: self.nan | other.nan,
-            skipped: if other.skipped > self.skipped {
-                other.skipped
-            } else {
-                self.skipped
-            },
+            skipped: if other.skipped > self.skipped { other.skipped } else { self.skipped },
             base: self.base,
             partial: self.partial.plus(other.partial),
         }
@@ -312,10 +272,7 @@ impl<T: Real> Fold<T> {
     /// The shift that all terms of the row share.
     #[inline(always)]
     pub(crate) fn shift(&self) -> Shift<T> {
-        Shift {
-            base: self.base,
-            k: self.partial.k,
-        }
+        Shift { base: self.base, k: self.partial.k }
     }
 
     /// The shift with which the logits must be read again, because chunks that count were left out.
@@ -328,11 +285,7 @@ impl<T: Real> Fold<T> {
         if max.to_f64() - self.skipped.to_f64() > FAR * temperature.value {
             return None;
         }
-        let base = if temperature.needs_base(max) {
-            max
-        } else {
-            T::ZERO
-        };
+        let base = if temperature.needs_base(max) { max } else { T::ZERO };
         Some(temperature.shift(max, base))
     }
 }
@@ -350,13 +303,7 @@ pub(crate) fn fold<S: Simd, T: Real>(
     fixed: Option<Shift<T>>,
     ahead: usize,
 ) -> Fold<T> {
-    token.call(FoldBlock {
-        x,
-        kept,
-        temperature,
-        fixed,
-        ahead,
-    })
+    token.call(FoldBlock { x, kept, temperature, fixed, ahead })
 }
 
 /// The arguments of [`fold`].
@@ -373,13 +320,7 @@ impl<T: Real> Kernel for FoldBlock<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self {
-            x,
-            kept,
-            temperature,
-            fixed,
-            ahead,
-        } = self;
+        let Self { x, kept, temperature, fixed, ahead } = self;
         if kept.is_empty() {
             fold_keeping::<S, T, false>(token, x, kept, temperature, fixed, ahead)
         } else {
@@ -400,24 +341,13 @@ fn fold_keeping<S: Simd, T: Real, const KEEP: bool>(
     let base = fixed.map_or(T::ZERO, |shift| shift.base);
     let mut fold = Fold::empty(base);
     for (index, chunk) in x.chunks(CHUNK).enumerate() {
-        let kept = if KEEP {
-            &mut kept[index * CHUNK..][..chunk.len()]
-        } else {
-            &mut []
-        };
+        let kept = if KEEP { &mut kept[index * CHUNK..][..chunk.len()] } else { &mut [] };
         let extent = extent(token, chunk);
-        let mut part = Fold {
-            extent,
-            ..Fold::empty(base)
-        };
+        let mut part = Fold { extent, ..Fold::empty(base) };
         let infinite = extent.max == T::NEG_INFINITY || extent.max == T::INFINITY;
         if infinite || (fixed.is_none() && temperature.needs_base(extent.max)) {
             part.nan = any_nan(chunk);
-            part.skipped = if infinite {
-                T::NEG_INFINITY
-            } else {
-                extent.max
-            };
+            part.skipped = if infinite { T::NEG_INFINITY } else { extent.max };
             // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
             kept.fill(T::ZERO);
         } else {
@@ -427,14 +357,7 @@ fn fold_keeping<S: Simd, T: Real, const KEEP: bool>(
             };
             let exp = Exp::new(token, temperature, shift);
             part.partial.k = shift.k;
-            part.partial.sum = sum::<S, T, KEEP>(
-                token,
-                chunk,
-                kept,
-                &exp,
-                extent.mode(temperature, shift),
-                ahead,
-            );
+            part.partial.sum = sum::<S, T, KEEP>(token, chunk, kept, &exp, extent.mode(temperature, shift), ahead);
             part.nan = T::double(part.partial.sum).high.is_nan();
         }
         fold = fold.with(part);
@@ -465,11 +388,7 @@ pub(crate) fn fold_row<S: Simd, T: Real>(
     loop {
         let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
         for (index, block) in x.chunks(BLOCK).enumerate() {
-            let kept = if kept.is_empty() {
-                &mut []
-            } else {
-                &mut kept[index * BLOCK..][..block.len()]
-            };
+            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..block.len()] };
             row = row.with(fold(token, block, kept, temperature, fixed, ahead));
         }
         if fixed.is_some() {
@@ -478,6 +397,33 @@ pub(crate) fn fold_row<S: Simd, T: Real>(
         match row.retry(temperature) {
             None => return row,
             retry => fixed = retry,
+        }
+    }
+}
+
+/// The fold of a row without the logits that equal `max`; `read` copies logits from an index on.
+///
+/// For rows of which one logit outweighs all others by far.
+pub(crate) fn fold_without<S: Simd, T: Real>(
+    token: S,
+    len: usize,
+    temperature: &Temperature<T>,
+    max: T,
+    read: &mut dyn FnMut(usize, &mut [T]),
+) -> Fold<T> {
+    let mut chunk = [T::ZERO; CHUNK];
+    let mut fixed = None;
+    loop {
+        let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift: Shift<T>| shift.base));
+        for start in (0..len).step_by(CHUNK) {
+            let x = &mut chunk[..CHUNK.min(len - start)];
+            read(start, x);
+            x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
+            row = row.with(fold(token, x, &mut [], temperature, fixed, 0));
+        }
+        match row.retry(temperature) {
+            Some(shift) if fixed.is_none() => fixed = Some(shift),
+            _ => return row,
         }
     }
 }

@@ -27,9 +27,7 @@ pub(crate) fn ln_1p(y: f64) -> f64 {
 #[inline(always)]
 fn reduce(value: f64) -> (f64, f64) {
     // Adding the distance from sqrt(1/2) to 1 in bits makes the exponent step there.
-    let bits = value
-        .to_bits()
-        .wrapping_add(0x3ff0_0000_0000_0000 - 0x3fe6_a09e_667f_3bcd);
+    let bits = value.to_bits().wrapping_add(0x3ff0_0000_0000_0000 - 0x3fe6_a09e_667f_3bcd);
     let exponent = (bits >> 52).cast_signed() - 1023;
     let mantissa = (bits & 0x000f_ffff_ffff_ffff) + 0x3fe6_a09e_667f_3bcd;
     #[allow(clippy::cast_precision_loss, reason = "an exponent")]
@@ -40,38 +38,25 @@ fn reduce(value: f64) -> (f64, f64) {
 #[inline(always)]
 pub(crate) fn ln_1p_double(y: Double) -> Double {
     let (k, m) = reduce(1.0 + y.high);
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 22 and 46"
-    )]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 22 and 46")]
     let nearest = (m * 32.0).round_ties_even() as usize;
     let c = nearest as f64 / 32.0;
     // m - c and m + c, with all of y's bits; 2^-k is exact.
     let scale = super::double::power_of_two(-(k as i32));
-    let scaled = Double {
-        high: y.high * scale,
-        low: y.low * scale,
-    };
+    let scaled = Double { high: y.high * scale, low: y.low * scale };
     let difference = Double::sum(scale, -c).plus(scaled);
     let sum = Double::sum(scale, c).plus(scaled);
     let w = difference.times_double(sum.reciprocal());
     let square = w.high * w.high;
     // |w| <= 0.012; the first term is a Double, so 2^-53 of the others is enough.
-    let series = w.high
-        * square
-        * (1.0 / 3.0 + square * (1.0 / 5.0 + square * (1.0 / 7.0 + square * (1.0 / 9.0))));
+    let series = w.high * square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * (1.0 / 7.0 + square * (1.0 / 9.0))));
     let log_m = Double::sum_of_ordered(2.0 * w.high, 2.0 * w.low + 2.0 * series);
     let (high, low) = LOGARITHMS[nearest - 22];
     Double::LN_2.times(k).plus(Double { high, low }).plus(log_m)
 }
 
 /// log(j / 32) for j from 22 to 46, in two parts; computed with mpmath.
-#[allow(
-    clippy::excessive_precision,
-    clippy::unreadable_literal,
-    reason = "generated"
-)]
+#[allow(clippy::excessive_precision, clippy::unreadable_literal, reason = "generated")]
 const LOGARITHMS: [(f64, f64); 25] = [
     (-0.3746934494414107, 3.9243112288632396e-18),
     (-0.33024168687057687, 1.0828321637483858e-17),

@@ -43,29 +43,15 @@ impl<T: Real> LogSum<T> {
         temperature: &Temperature<T>,
         rest: &dyn Fn(T) -> Fold<T>,
     ) -> Self {
-        token.call(Complete {
-            fold,
-            temperature,
-            rest,
-        })
+        token.call(Complete { fold, temperature, rest })
     }
 
     #[inline(always)]
-    fn complete<S: Simd>(
-        token: S,
-        fold: &Fold<T>,
-        temperature: &Temperature<T>,
-        rest: &dyn Fn(T) -> Fold<T>,
-    ) -> Self {
+    fn complete<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, rest: &dyn Fn(T) -> Fold<T>) -> Self {
         let max = fold.extent.max;
         let shift = fold.shift();
         let mode = fold.extent.mode(temperature, shift);
-        let nan = Self {
-            max: T::NAN,
-            log: Double::new(f64::NAN),
-            base: T::ZERO,
-            mode: Mode::Plain,
-        };
+        let nan = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO, mode: Mode::Plain };
         if fold.nan {
             return nan;
         }
@@ -83,28 +69,16 @@ impl<T: Real> LogSum<T> {
             let rest = rest(max);
             let scale = power_of_two_at_most_one((rest.partial.k - shift.k).min(0.0));
             let sum = T::double(rest.partial.sum);
-            Double {
-                high: sum.high * scale,
-                low: sum.low * scale,
-            }
+            Double { high: sum.high * scale, low: sum.low * scale }
         };
-        Self {
-            max,
-            log: T::ln_1p_of_quotient(others, top),
-            base: shift.base,
-            mode,
-        }
+        Self { max, log: T::ln_1p_of_quotient(others, top), base: shift.base, mode }
     }
 
     /// The logarithm of the sum, as the sum of two.
     #[inline(always)]
     pub(crate) fn value(&self, temperature: &Temperature<T>) -> Double {
         let max = Double::new(self.max.to_f64());
-        let max = if temperature.is_one() {
-            max
-        } else {
-            max.times_double(temperature.inverse())
-        };
+        let max = if temperature.is_one() { max } else { max.times_double(temperature.inverse()) };
         max.plus(self.log)
     }
 }
@@ -147,11 +121,7 @@ pub(crate) struct LogProbability<V: Vector> {
 impl<V: Vector> LogProbability<V> {
     /// From the sum of a row.
     #[inline(always)]
-    pub(crate) fn new(
-        token: V::Token,
-        temperature: &Temperature<V::Scalar>,
-        sum: &LogSum<V::Scalar>,
-    ) -> Self {
+    pub(crate) fn new(token: V::Token, temperature: &Temperature<V::Scalar>, sum: &LogSum<V::Scalar>) -> Self {
         let splat = |value| V::splat(token, value);
         let (high, low) = V::Scalar::split(offset(temperature, sum));
         let (inverse, inverse_low) = temperature.inverse_parts();
@@ -171,26 +141,17 @@ impl<V: Vector> LogProbability<V> {
 #[inline(always)]
 fn offset<T: Real>(temperature: &Temperature<T>, sum: &LogSum<T>) -> Double {
     let max = Double::sum(sum.max.to_f64(), -sum.base.to_f64());
-    Double {
-        high: max.high * temperature.scale(),
-        low: max.low * temperature.scale(),
-    }
-    .plus(sum.log.times(temperature.scaled()))
+    Double { high: max.high * temperature.scale(), low: max.low * temperature.scale() }
+        .plus(sum.log.times(temperature.scaled()))
 }
 
 impl<V: Vector> Map<V> for LogProbability<V> {
     #[inline(always)]
     fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, _: V) -> V {
-        let x = if MODE >= Mode::General as u8 {
-            x.sub(self.base).mul(self.scale)
-        } else {
-            x
-        };
+        let x = if MODE >= Mode::General as u8 { x.sub(self.base).mul(self.scale) } else { x };
         let high = x.add(self.minus_high);
         let virtual_part = high.sub(x);
-        let error = x
-            .sub(high.sub(virtual_part))
-            .add(self.minus_high.sub(virtual_part));
+        let error = x.sub(high.sub(virtual_part)).add(self.minus_high.sub(virtual_part));
         let low = error.sub(self.low);
         let result = if MODE >= Mode::General as u8 {
             let (inverse, inverse_low) = self.inverse;
@@ -225,11 +186,7 @@ impl<T: Real> Results<T> for LogSum<T> {
     }
 
     #[inline(always)]
-    fn lanes<S: Simd>(
-        token: S,
-        temperatures: &[Temperature<T>],
-        lanes: &[Self; LANES],
-    ) -> Self::Map<S> {
+    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S> {
         let mut map = LogProbability::new(token, &temperatures[0], &lanes[0]);
         let zeros = [T::ZERO; LANES];
         let (mut base, mut minus_high, mut low) = (zeros, zeros, zeros);
@@ -256,19 +213,12 @@ impl<T: Real> Results<T> for LogSum<T> {
 impl<T: Real> LogSum<T> {
     /// One log-probability, with the same arithmetic as a whole row's.
     #[inline(always)]
-    pub(crate) fn log_probability<S: Simd>(
-        &self,
-        token: S,
-        temperature: &Temperature<T>,
-        x: T,
-    ) -> T {
+    pub(crate) fn log_probability<S: Simd>(&self, token: S, temperature: &Temperature<T>, x: T) -> T {
         if self.is_undefined() {
             return T::NAN;
         }
         let x = T::Vector::<S>::splat(token, x);
         let map = LogProbability::new(token, temperature, self);
-        map.apply::<{ Mode::General as u8 }, false>(x, x)
-            .to_array()
-            .as_ref()[0]
+        map.apply::<{ Mode::General as u8 }, false>(x, x).to_array().as_ref()[0]
     }
 }

@@ -67,13 +67,7 @@ impl Real for f32 {
     type Wide = f64;
 
     // Remez, relative error 2^-28.2, computed with mpmath.
-    const POLYNOMIAL: &'static [Self] = &[
-        0.499_999_94,
-        0.166_665_2,
-        0.041_668_393,
-        0.008_368_779,
-        0.001_381_447,
-    ];
+    const POLYNOMIAL: &'static [Self] = &[0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_779, 0.001_381_447];
     const MAGIC: Self = 12_582_912.0;
     const OFFSET: i32 = 64;
     const BIAS: i32 = 127;
@@ -98,10 +92,7 @@ impl Real for f32 {
     #[inline(always)]
     fn split(value: Double) -> (Self, Self) {
         let first = Self::from_f64(value.high);
-        (
-            first,
-            Self::from_f64((value.high - f64::from(first)) + value.low),
-        )
+        (first, Self::from_f64((value.high - f64::from(first)) + value.low))
     }
 
     #[inline(always)]
@@ -201,10 +192,7 @@ impl Real for f64 {
 
     #[inline(always)]
     fn add_scaled(a: Double, scale_a: f64, b: Double, scale_b: f64) -> Double {
-        let scaled = |wide: Double, scale| Double {
-            high: wide.high * scale,
-            low: wide.low * scale,
-        };
+        let scaled = |wide: Double, scale| Double { high: wide.high * scale, low: wide.low * scale };
         scaled(a, scale_a).plus(scaled(b, scale_b))
     }
 

@@ -39,13 +39,8 @@ impl<T: Real> Quotient<T> {
     #[inline(always)]
     pub(crate) fn new(fold: Fold<T>) -> Self {
         // The terms of the sum and the s of the quotient both carry 2^OFFSET; the reciprocal carries it away twice.
-        let defined =
-            !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
-        let reciprocal = if defined {
-            T::reciprocal(fold.partial.sum)
-        } else {
-            (T::NAN, T::NAN)
-        };
+        let defined = !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
+        let reciprocal = if defined { T::reciprocal(fold.partial.sum) } else { (T::NAN, T::NAN) };
         Self { fold, reciprocal }
     }
 }
@@ -66,11 +61,7 @@ pub(crate) struct Probability<V: Vector> {
 impl<V: Vector> Map<V> for Probability<V> {
     #[inline(always)]
     fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V {
-        let (p, s) = if KEPT {
-            (p, self.exp.power::<MODE>(x))
-        } else {
-            self.exp.term::<MODE>(x)
-        };
+        let (p, s) = if KEPT { (p, self.exp.power::<MODE>(x)) } else { self.exp.term::<MODE>(x) };
         let (r, rest) = self.reciprocal;
         r.add(p.mul_add(r, rest)).mul(s)
     }
@@ -99,11 +90,7 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function for the logits of this row.
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S>;
     /// The function for the logits of many rows, a lane each.
-    fn lanes<S: Simd>(
-        token: S,
-        temperatures: &[Temperature<T>],
-        lanes: &[Self; LANES],
-    ) -> Self::Map<S>;
+    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S>;
 }
 
 impl<T: Real> Results<T> for Quotient<T> {
@@ -131,11 +118,7 @@ impl<T: Real> Results<T> for Quotient<T> {
     }
 
     #[inline(always)]
-    fn lanes<S: Simd>(
-        token: S,
-        temperatures: &[Temperature<T>],
-        lanes: &[Self; LANES],
-    ) -> Self::Map<S> {
+    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S> {
         let (mut base, mut k) = ([T::ZERO; LANES], [0.0; LANES]);
         let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
         for (lane, quotient) in lanes.iter().enumerate() {
@@ -145,10 +128,7 @@ impl<T: Real> Results<T> for Quotient<T> {
         }
         Probability {
             exp: Exp::of_lanes(token, temperatures, &base, &k),
-            reciprocal: (
-                T::Vector::<S>::load(token, &r),
-                T::Vector::<S>::load(token, &rest),
-            ),
+            reciprocal: (T::Vector::<S>::load(token, &r), T::Vector::<S>::load(token, &rest)),
         }
     }
 }
@@ -167,13 +147,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self {
-            inputs,
-            out,
-            temperature,
-            results,
-            store,
-        } = self;
+        let Self { inputs, out, temperature, results, store } = self;
         if results.is_undefined() {
             out.fill(T::NAN);
             return;
@@ -181,12 +155,8 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
         let map = results.map(token, temperature);
         match results.mode(temperature) {
             Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map, store),
-            Mode::Clamped => {
-                write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map, store)
-            }
-            Mode::General => {
-                write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map, store)
-            }
+            Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map, store),
+            Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map, store),
         }
     }
 }
@@ -204,12 +174,7 @@ impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self {
-            data,
-            kept,
-            temperature,
-            results,
-        } = self;
+        let Self { data, kept, temperature, results } = self;
         if results.is_undefined() {
             data.fill(T::NAN);
             return;
@@ -217,12 +182,8 @@ impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
         let map = results.map(token, temperature);
         match results.mode(temperature) {
             Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, kept, map),
-            Mode::Clamped => {
-                write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map)
-            }
-            Mode::General => {
-                write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map)
-            }
+            Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map),
+            Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map),
         }
     }
 }
@@ -235,8 +196,7 @@ pub(crate) fn copy_streaming<S: Simd, T: Real>(token: S, from: &[T], to: &mut [T
     let (from_lines, from_tail) = from.split_at(lines.len() * T::LANES);
     head.copy_from_slice(from_head);
     for (index, line) in lines.iter_mut().enumerate() {
-        T::Vector::<S>::load(token, &from_lines[index * T::LANES..(index + 1) * T::LANES])
-            .stream(line);
+        T::Vector::<S>::load(token, &from_lines[index * T::LANES..(index + 1) * T::LANES]).stream(line);
     }
     tail.copy_from_slice(from_tail);
 }
@@ -251,16 +211,7 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
     store: Store,
 ) {
     if inputs.kept.is_empty() {
-        write_as::<S, T, M, MODE, false>(
-            token,
-            Inputs {
-                kept: inputs.x,
-                ..inputs
-            },
-            out,
-            map,
-            store,
-        );
+        write_as::<S, T, M, MODE, false>(token, Inputs { kept: inputs.x, ..inputs }, out, map, store);
     } else {
         write_as::<S, T, M, MODE, true>(token, inputs, out, map, store);
     }
@@ -283,11 +234,7 @@ fn write_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: 
     let lanes = T::LANES;
     let (head, lines, tail) = T::Vector::<S>::lines(out);
     let (begin, end) = (head.len(), head.len() + lines.len() * lanes);
-    let part = |range: std::ops::Range<usize>| Inputs {
-        x: &x[range.clone()],
-        kept: &kept[range],
-        next: &[],
-    };
+    let part = |range: std::ops::Range<usize>| Inputs { x: &x[range.clone()], kept: &kept[range], next: &[] };
     let (first, middle, last) = (part(0..begin), part(begin..end), part(end..x.len()));
     write_cached::<S, T, M, MODE, KEPT>(token, first, head, map);
     for (index, line) in lines.iter_mut().enumerate() {
@@ -312,16 +259,12 @@ fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KE
     let (x, x_tail) = inputs.x[..out.len()].split_at(whole);
     let (kept, kept_tail) = inputs.kept[..out.len()].split_at(whole);
     let (out, out_tail) = out.split_at_mut(whole);
-    for (index, ((x, kept), out)) in x
-        .chunks_exact(lanes)
-        .zip(kept.chunks_exact(lanes))
-        .zip(out.chunks_exact_mut(lanes))
-        .enumerate()
+    for (index, ((x, kept), out)) in
+        x.chunks_exact(lanes).zip(kept.chunks_exact(lanes)).zip(out.chunks_exact_mut(lanes)).enumerate()
     {
         token.prefetch(inputs.next, index * lanes);
         let p = T::Vector::<S>::load(token, kept);
-        map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p)
-            .store(out);
+        map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).store(out);
     }
     if !x_tail.is_empty() {
         let p = T::Vector::<S>::load_partial(token, kept_tail, T::ZERO);
@@ -356,20 +299,12 @@ fn write_in_place_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, con
     let (data, tail) = data.split_at_mut(whole);
     for (index, vector) in data.chunks_exact_mut(lanes).enumerate() {
         let x = T::Vector::<S>::load(token, vector);
-        let p = if KEPT {
-            T::Vector::<S>::load(token, &kept[index * lanes..])
-        } else {
-            x
-        };
+        let p = if KEPT { T::Vector::<S>::load(token, &kept[index * lanes..]) } else { x };
         map.apply::<MODE, KEPT>(x, p).store(vector);
     }
     if !tail.is_empty() {
         let x = T::Vector::<S>::load_partial(token, tail, T::ZERO);
-        let p = if KEPT {
-            T::Vector::<S>::load_partial(token, &kept[whole..whole + tail.len()], T::ZERO)
-        } else {
-            x
-        };
+        let p = if KEPT { T::Vector::<S>::load_partial(token, &kept[whole..whole + tail.len()], T::ZERO) } else { x };
         map.apply::<MODE, KEPT>(x, p).store_partial(tail);
     }
 }

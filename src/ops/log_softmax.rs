@@ -39,22 +39,12 @@ pub fn log_softmax<T: Float, D: Dimension>(
     options: &Options<'_>,
 ) -> Result<Array<T, D>> {
     let mut out = x.to_owned();
-    run(
-        &View::of(x),
-        &mut ViewMut::of(&mut out),
-        &axis.into(),
-        options,
-    )?;
+    run(&View::of(x), &mut ViewMut::of(&mut out), &axis.into(), options)?;
     Ok(out)
 }
 
 /// [`log_softmax`] of arrays of any dtype and layout.
-pub(crate) fn run(
-    x: &View<'_>,
-    out: &mut ViewMut<'_>,
-    axis: &Axis,
-    options: &Options<'_>,
-) -> Result<()> {
+pub(crate) fn run(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
     walk::map::<LogSoftmax>(x, out, axis, options)
 }
 

@@ -39,12 +39,7 @@ pub fn softmax<T: Float, D: Dimension>(
     options: &Options<'_>,
 ) -> Result<Array<T, D>> {
     let mut out = x.to_owned();
-    run(
-        &View::of(x),
-        &mut ViewMut::of(&mut out),
-        &axis.into(),
-        options,
-    )?;
+    run(&View::of(x), &mut ViewMut::of(&mut out), &axis.into(), options)?;
     Ok(out)
 }
 
@@ -76,12 +71,7 @@ pub fn softmax_in_place<T: Float, D: Dimension>(
 }
 
 /// [`softmax`] of arrays of any dtype and layout.
-pub(crate) fn run(
-    x: &View<'_>,
-    out: &mut ViewMut<'_>,
-    axis: &Axis,
-    options: &Options<'_>,
-) -> Result<()> {
+pub(crate) fn run(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
     walk::map::<Softmax>(x, out, axis, options)
 }
 
@@ -94,12 +84,7 @@ impl Function for Softmax {
     const KEEPS: bool = true;
 
     #[inline(always)]
-    fn row<S: Simd, T: Real>(
-        _: S,
-        fold: &Fold<T>,
-        _: &Temperature<T>,
-        _: &dyn Fn(T) -> Fold<T>,
-    ) -> Quotient<T> {
+    fn row<S: Simd, T: Real>(_: S, fold: &Fold<T>, _: &Temperature<T>, _: &dyn Fn(T) -> Fold<T>) -> Quotient<T> {
         Quotient::new(*fold)
     }
 }

@@ -53,10 +53,7 @@ fn two_threads(limit: Duration) -> usize {
 fn every_task_once() {
     for threads in [0, 1, 2, 3, 4, 7, 16] {
         for tasks in [0, 1, 2, 3, 5, 16, 100, 1000] {
-            assert!(
-                each_once(threads, tasks),
-                "{threads} threads, {tasks} tasks"
-            );
+            assert!(each_once(threads, tasks), "{threads} threads, {tasks} tasks");
         }
     }
     assert_eq!(two_threads(LONG), 2);
@@ -69,10 +66,7 @@ fn one_task_or_thread_stays_with_the_caller() {
         let body = |_| assert_eq!(thread::current().id(), caller);
         assert_eq!(run(threads, tasks, None, &body), Ok(()));
     }
-    assert_eq!(
-        run(8, 1, Some(&|| panic!("must not be asked")), &|_| {}),
-        Ok(())
-    );
+    assert_eq!(run(8, 1, Some(&|| panic!("must not be asked")), &|_| {}), Ok(()));
 }
 
 #[test]
@@ -133,19 +127,13 @@ fn calls_beside_a_long_one() {
 fn panic_becomes_an_error() {
     for threads in [1, 4] {
         let text = |task| assert!(task != 3, "task {task}");
-        assert_eq!(
-            run(threads, 1000, None, &text),
-            Err(Error::Internal("task 3".into()))
-        );
+        assert_eq!(run(threads, 1000, None, &text), Err(Error::Internal("task 3".into())));
         let other = |_| std::panic::panic_any(5);
         let message = "a panic without a message".to_owned();
         assert_eq!(run(threads, 2, None, &other), Err(Error::Internal(message)));
         let asked = || panic!("asked");
         let slow = |_| thread::sleep(Duration::from_millis(1));
-        assert_eq!(
-            run(threads, 1_000_000, Some(&asked), &slow),
-            Err(Error::Internal("asked".into()))
-        );
+        assert_eq!(run(threads, 1_000_000, Some(&asked), &slow), Err(Error::Internal("asked".into())));
         assert!(each_once(threads, 100));
     }
 }
@@ -169,11 +157,7 @@ fn interrupt_stops_every_thread() {
         assert_eq!((result, running.load(SeqCst)), (Err(Error::Interrupted), 0));
         assert!(begin.elapsed() < Duration::from_secs(5));
         let asked = asked.into_inner().unwrap();
-        assert!(
-            asked
-                .windows(2)
-                .all(|pair| pair[1] - pair[0] >= super::POLL)
-        );
+        assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= super::POLL));
         let before = runs.load(SeqCst);
         thread::sleep(Duration::from_millis(20));
         assert_eq!(runs.load(SeqCst), before);
@@ -204,17 +188,7 @@ fn thread_numbers() {
     for (text, threads) in [("3", 3), (" 8 ", 8), ("4,2", 4), ("2, 1", 2)] {
         assert_eq!(parse_threads(text), Some(threads), "{text:?}");
     }
-    for text in [
-        "",
-        " ",
-        "0",
-        "-1",
-        "two",
-        "1.5",
-        ",4",
-        "0,4",
-        "99999999999999999999999",
-    ] {
+    for text in ["", " ", "0", "-1", "two", "1.5", ",4", "0,4", "99999999999999999999999"] {
         assert_eq!(parse_threads(text), None, "{text:?}");
     }
     let default = num_threads();
@@ -230,10 +204,7 @@ fn thread_numbers() {
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "fork, and what a child needs")]
 mod fork {
-    use super::{
-        AtomicBool, AtomicI32, Duration, Error, Over, SeqCst, each_once, run, thread, two_threads,
-        watched,
-    };
+    use super::{AtomicBool, AtomicI32, Duration, Error, Over, SeqCst, each_once, run, thread, two_threads, watched};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     /// Whether `body` is true in a forked child, within 20 seconds.
@@ -311,11 +282,7 @@ mod fork {
     #[test]
     fn from_the_interrupt_check() {
         watched(|| {
-            let (parent, forked, child) = (
-                std::process::id(),
-                AtomicBool::new(false),
-                AtomicI32::new(0),
-            );
+            let (parent, forked, child) = (std::process::id(), AtomicBool::new(false), AtomicI32::new(0));
             let interrupt = || {
                 if !forked.swap(true, SeqCst) {
                     // SAFETY: the child runs what this file promises to be able to run there, and leaves by `_exit`.
@@ -347,15 +314,9 @@ mod fork {
             if libc::getuid() == 0 && libc::setuid(65534) != 0 {
                 return true;
             }
-            let mut limit = libc::rlimit {
-                rlim_cur: 0,
-                rlim_max: 0,
-            };
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             libc::getrlimit(libc::RLIMIT_NPROC, &raw mut limit);
-            let none = libc::rlimit {
-                rlim_cur: 0,
-                ..limit
-            };
+            let none = libc::rlimit { rlim_cur: 0, ..limit };
             libc::setrlimit(libc::RLIMIT_NPROC, &raw const none);
             let alone = works() && two_threads(Duration::from_millis(50)) == 1;
             libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit);

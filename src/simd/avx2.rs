@@ -103,10 +103,7 @@ macro_rules! vector {
 
             #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
-                witnessed!(Self(
-                    $fma(self.0, factor.0, addend.0),
-                    $fma(self.1, factor.1, addend.1)
-                ))
+                witnessed!(Self($fma(self.0, factor.0, addend.0), $fma(self.1, factor.1, addend.1)))
             }
 
             #[inline(always)]
@@ -129,18 +126,12 @@ macro_rules! vector {
 
             #[inline(always)]
             fn less(self, other: Self) -> Self {
-                witnessed!(Self(
-                    $less::<_CMP_LT_OQ>(self.0, other.0),
-                    $less::<_CMP_LT_OQ>(self.1, other.1)
-                ))
+                witnessed!(Self($less::<_CMP_LT_OQ>(self.0, other.0), $less::<_CMP_LT_OQ>(self.1, other.1)))
             }
 
             #[inline(always)]
             fn select(mask: Self, yes: Self, no: Self) -> Self {
-                witnessed!(Self(
-                    $blend(no.0, yes.0, mask.0),
-                    $blend(no.1, yes.1, mask.1)
-                ))
+                witnessed!(Self($blend(no.0, yes.0, mask.0), $blend(no.1, yes.1, mask.1)))
             }
 
             #[inline(always)]
@@ -179,9 +170,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         // A prefetch never faults, whatever the address; the pointer is not dereferenced.
-        witnessed!(_mm_prefetch::<_MM_HINT_T0>(
-            data.as_ptr().wrapping_add(index).cast()
-        ));
+        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
     }
 
     #[inline(always)]

@@ -62,11 +62,7 @@ macro_rules! vector {
                 debug_assert!(from.len() < $lanes);
                 let some = ((1u32 << from.len()) - 1) as $mask;
                 // Lanes that the mask leaves out are not read, nor do they fault.
-                Self(witnessed!($load_some(
-                    Self::splat(token, fill).0,
-                    some,
-                    from.as_ptr()
-                )))
+                Self(witnessed!($load_some(Self::splat(token, fill).0, some, from.as_ptr())))
             }
 
             #[inline(always)]
@@ -181,9 +177,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         // A prefetch never faults, whatever the address; the pointer is not dereferenced.
-        witnessed!(_mm_prefetch::<_MM_HINT_T0>(
-            data.as_ptr().wrapping_add(index).cast()
-        ));
+        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
     }
 
     #[inline(always)]

@@ -38,11 +38,7 @@ impl Half for f16 {
         let bits = u32::from(self.to_bits());
         let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
         let special = 0x7f80_0000 | (bits & 0x03ff) << 13;
-        let chosen = if bits & 0x7c00 == 0x7c00 {
-            special
-        } else {
-            magnitude.to_bits()
-        };
+        let chosen = if bits & 0x7c00 == 0x7c00 { special } else { magnitude.to_bits() };
         f32::from_bits(chosen | (bits & 0x8000) << 16)
     }
 
@@ -53,29 +49,12 @@ impl Half for f16 {
         let bits = value.to_bits();
         let sign = bits >> 16 & 0x8000;
         let magnitude = bits & 0x7fff_ffff;
-        let normal = magnitude
-            .wrapping_sub(112 << 23)
-            .wrapping_add(0x0fff + (magnitude >> 13 & 1))
-            >> 13;
-        let subnormal = (f32::from_bits(magnitude) + 0.5)
-            .to_bits()
-            .wrapping_sub(0.5f32.to_bits());
-        let finite = if magnitude < 113 << 23 {
-            subnormal
-        } else {
-            normal
-        };
+        let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0x0fff + (magnitude >> 13 & 1)) >> 13;
+        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+        let finite = if magnitude < 113 << 23 { subnormal } else { normal };
         // From 65,520 on the nearest float16 is infinity.
-        let clamped = if magnitude >= 0x477f_f000 {
-            0x7c00
-        } else {
-            finite
-        };
-        let chosen = if magnitude > 0x7f80_0000 {
-            0x7e00
-        } else {
-            clamped | sign
-        };
+        let clamped = if magnitude >= 0x477f_f000 { 0x7c00 } else { finite };
+        let chosen = if magnitude > 0x7f80_0000 { 0x7e00 } else { clamped | sign };
         #[allow(clippy::cast_possible_truncation, reason = "at most 16 bits are set")]
         Self::from_bits(chosen as u16)
     }

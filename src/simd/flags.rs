@@ -32,10 +32,7 @@ impl Guard {
         if default != saved {
             register::write(default);
         }
-        Self {
-            saved,
-            _not_send: PhantomData,
-        }
+        Self { saved, _not_send: PhantomData }
     }
 }
 
@@ -54,10 +51,7 @@ impl Drop for Guard {
 
 /// MXCSR: control and sticky flags in one register.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[allow(
-    unsafe_code,
-    reason = "only inline assembly reaches MXCSR: its intrinsics are deprecated"
-)]
+#[allow(unsafe_code, reason = "only inline assembly reaches MXCSR: its intrinsics are deprecated")]
 mod register {
     use std::arch::asm;
 
@@ -159,8 +153,7 @@ pub(crate) mod tests {
         let kept = black_box(f32::MIN_POSITIVE) * black_box(0.5) > 0.0;
         let above = black_box(1.0_f32) + black_box(f32::EPSILON / 4.0);
         let below = black_box(-1.0_f32) - black_box(f32::EPSILON / 4.0);
-        let nearest =
-            above.to_bits() == 1.0_f32.to_bits() && below.to_bits() == (-1.0_f32).to_bits();
+        let nearest = above.to_bits() == 1.0_f32.to_bits() && below.to_bits() == (-1.0_f32).to_bits();
         kept && nearest
     }
 
@@ -198,14 +191,7 @@ pub(crate) mod tests {
             seen.push(is_default());
             black_box(unchanged);
         });
-        assert_eq!(
-            seen,
-            if set {
-                [false, true, true, false]
-            } else {
-                [true; 4]
-            }
-        );
+        assert_eq!(seen, if set { [false, true, true, false] } else { [true; 4] });
         assert!(is_default());
     }
 }

@@ -46,10 +46,7 @@ impl Level {
             Self::Avx512 => super::avx512::Avx512::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => super::neon::Neon::new().is_some(),
-            #[allow(
-                unreachable_patterns,
-                reason = "which levels are left depends on the target"
-            )]
+            #[allow(unreachable_patterns, reason = "which levels are left depends on the target")]
             _ => false,
         }
     }
@@ -57,10 +54,7 @@ impl Level {
     /// The levels that this processor can run, the fastest last.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        Self::ALL
-            .into_iter()
-            .filter(|level| level.is_available())
-            .collect()
+        Self::ALL.into_iter().filter(|level| level.is_available()).collect()
     }
 
     /// The level that calls use: the one that `FASTSOFTMAX_SIMD` names, else the fastest.
@@ -70,19 +64,11 @@ impl Level {
     #[must_use]
     pub fn active() -> Self {
         static ACTIVE: OnceLock<Level> = OnceLock::new();
-        *ACTIVE.get_or_init(|| {
-            Self::from_environment()
-                .ok()
-                .flatten()
-                .unwrap_or_else(Self::fastest)
-        })
+        *ACTIVE.get_or_init(|| Self::from_environment().ok().flatten().unwrap_or_else(Self::fastest))
     }
 
     fn fastest() -> Self {
-        Self::ALL
-            .into_iter()
-            .rfind(|level| level.is_available())
-            .unwrap_or(Self::Portable)
+        Self::ALL.into_iter().rfind(|level| level.is_available()).unwrap_or(Self::Portable)
     }
 
     /// The level that `FASTSOFTMAX_SIMD` names, if it is set.
@@ -101,10 +87,7 @@ impl Level {
                 "{VARIABLE}={name} asks for instructions that this processor lacks; it has {}",
                 names.join(", ")
             )),
-            None => Err(format!(
-                "{VARIABLE}={name} names no level; this processor has {}",
-                names.join(", ")
-            )),
+            None => Err(format!("{VARIABLE}={name} names no level; this processor has {}", names.join(", "))),
         }
     }
 }

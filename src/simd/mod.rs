@@ -119,21 +119,12 @@ pub(crate) trait Vector: Copy {
 
     /// Cuts `out` into the elements before the first whole line, the whole lines, and the rest.
     #[inline(always)]
-    fn lines(
-        out: &mut [Self::Scalar],
-    ) -> (
-        &mut [Self::Scalar],
-        &mut [Line<Self::Array>],
-        &mut [Self::Scalar],
-    ) {
+    fn lines(out: &mut [Self::Scalar]) -> (&mut [Self::Scalar], &mut [Line<Self::Array>], &mut [Self::Scalar]) {
         const { assert!(size_of::<Line<Self::Array>>() == LINE) };
         // SAFETY: a `Line` is an array of `LANES` scalars (the assertion above) with a stricter alignment, which
         // `align_to_mut` sees to; floats have no invalid bit patterns and no padding. No safe function cuts a
         // slice at an alignment; `as_chunks` cuts at a count.
-        #[allow(
-            unsafe_code,
-            reason = "no safe function cuts a slice where the alignment begins"
-        )]
+        #[allow(unsafe_code, reason = "no safe function cuts a slice where the alignment begins")]
         unsafe {
             out.align_to_mut()
         }

@@ -92,34 +92,19 @@ macro_rules! vector {
             #[inline(always)]
             fn add(self, other: Self) -> Self {
                 let (a, b) = (self.0, other.0);
-                witnessed!(Self([
-                    $add(a[0], b[0]),
-                    $add(a[1], b[1]),
-                    $add(a[2], b[2]),
-                    $add(a[3], b[3])
-                ]))
+                witnessed!(Self([$add(a[0], b[0]), $add(a[1], b[1]), $add(a[2], b[2]), $add(a[3], b[3])]))
             }
 
             #[inline(always)]
             fn sub(self, other: Self) -> Self {
                 let (a, b) = (self.0, other.0);
-                witnessed!(Self([
-                    $sub(a[0], b[0]),
-                    $sub(a[1], b[1]),
-                    $sub(a[2], b[2]),
-                    $sub(a[3], b[3])
-                ]))
+                witnessed!(Self([$sub(a[0], b[0]), $sub(a[1], b[1]), $sub(a[2], b[2]), $sub(a[3], b[3])]))
             }
 
             #[inline(always)]
             fn mul(self, other: Self) -> Self {
                 let (a, b) = (self.0, other.0);
-                witnessed!(Self([
-                    $mul(a[0], b[0]),
-                    $mul(a[1], b[1]),
-                    $mul(a[2], b[2]),
-                    $mul(a[3], b[3])
-                ]))
+                witnessed!(Self([$mul(a[0], b[0]), $mul(a[1], b[1]), $mul(a[2], b[2]), $mul(a[3], b[3])]))
             }
 
             #[inline(always)]
@@ -159,12 +144,7 @@ macro_rules! vector {
             #[inline(always)]
             fn less(self, other: Self) -> [$mask; 4] {
                 let (a, b) = (self.0, other.0);
-                witnessed!([
-                    $less(a[0], b[0]),
-                    $less(a[1], b[1]),
-                    $less(a[2], b[2]),
-                    $less(a[3], b[3])
-                ])
+                witnessed!([$less(a[0], b[0]), $less(a[1], b[1]), $less(a[2], b[2]), $less(a[3], b[3])])
             }
 
             #[inline(always)]
@@ -180,9 +160,7 @@ macro_rules! vector {
 
             #[inline(always)]
             fn any(mask: [$mask; 4]) -> bool {
-                witnessed!(
-                    $largest(mask[0]) | $largest(mask[1]) | $largest(mask[2]) | $largest(mask[3])
-                ) != 0
+                witnessed!($largest(mask[0]) | $largest(mask[1]) | $largest(mask[2]) | $largest(mask[3])) != 0
             }
         }
     };
@@ -221,9 +199,7 @@ impl Simd for Neon {
     fn prefetch<T>(self, data: &[T], index: usize) {
         let address = data.as_ptr().wrapping_add(index);
         // A prefetch never faults, whatever the address. (The intrinsic is not stable yet.)
-        witnessed!(
-            asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, preserves_flags, readonly))
-        );
+        witnessed!(asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, preserves_flags, readonly)));
     }
 
     #[inline(always)]

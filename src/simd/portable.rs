@@ -132,10 +132,7 @@ macro_rules! vector {
 
             #[inline(always)]
             fn exponent_from_low_bits(self) -> Self {
-                Self(
-                    self.0
-                        .map(|lane| <$scalar>::from_bits(lane.to_bits() << $mantissa_bits)),
-                )
+                Self(self.0.map(|lane| <$scalar>::from_bits(lane.to_bits() << $mantissa_bits)))
             }
 
             #[inline(always)]

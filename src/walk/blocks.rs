@@ -9,12 +9,15 @@ use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
-use crate::kernel::row::{self, Inputs, Store};
+use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::memory::{Compute, Cut, Part, Target, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Bytes of a row from which all threads share it, however many rows there are: they then share a cache as well.
 pub(super) const LONG: usize = 4 << 20;
+
+/// Elements of a row from which even one thread takes it in blocks: some milliseconds.
+pub(super) const INTERRUPTIBLE: usize = 1 << 22;
 
 /// The blocks whose folds are kept until they can be added up in order: bounded memory for a row of any length.
 const WAVE: usize = 4096;
@@ -30,53 +33,23 @@ pub(super) fn run<F: Function, C: Compute>(
     let source = call.source()?;
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
-    let reader = Reader {
-        source: &source,
-        mask: mask.as_ref(),
-        temperatures: &temperatures,
-        len: call.plan.len,
-    };
-    let blocks = Blocks {
-        call,
-        reader,
-        lent: mask.is_none() && source.lends::<C>(),
-    };
+    let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
+    let blocks = Blocks { call, reader, lent: mask.is_none() && source.lends::<C>() };
     let store = call.store(out.array().dtype);
-    let target = Target::new(
-        out,
-        &call.plan,
-        OUT,
-        false,
-        Cut {
-            rows: 1,
-            elements: BLOCK,
-        },
-    )?;
+    let target = Target::new(out, &call.plan, OUT, false, Cut { rows: 1, elements: BLOCK })?;
     for row in 0..call.plan.rows {
         let temperature = temperatures.of(row);
         let fold = blocks.fold_row(row, &temperature, interrupt)?;
         let vacant = reader.is_vacant(row, &fold);
-        let rest = |max| reader.rest(call.level, row, &temperature, max);
         let folded = dispatch(
             call.level,
-            Complete::<F, C> {
-                fold: &fold,
-                temperature: &temperature,
-                rest: &rest,
-                function: PhantomData,
-            },
+            Complete::<F, C> { fold: &fold, temperature: &temperature, reader, row, function: PhantomData },
         );
         let first = row * blocks.count();
         share(call.threads, blocks.count(), interrupt, &|block| {
             let part = target.part(first + block);
-            let write = Write::<F, C> {
-                blocks: &blocks,
-                temperature: &temperature,
-                folded: &folded,
-                vacant,
-                store,
-                part,
-            };
+            let write =
+                Write::<F, C> { blocks: &blocks, temperature: &temperature, folded: &folded, vacant, store, part };
             dispatch(call.level, write)
         })?;
     }
@@ -96,12 +69,7 @@ impl<C: Compute> Blocks<'_, C> {
     }
 
     /// The fold of a row, its blocks added up in order.
-    fn fold_row(
-        &self,
-        row: usize,
-        temperature: &Temperature<C>,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Fold<C>> {
+    fn fold_row(&self, row: usize, temperature: &Temperature<C>, interrupt: Interrupt<'_>) -> Result<Fold<C>> {
         let first = self.fold(row, temperature, None, interrupt)?;
         match first.retry(temperature) {
             None => Ok(first),
@@ -122,16 +90,7 @@ impl<C: Compute> Blocks<'_, C> {
             let folds: Vec<_> = wave.clone().map(|_| OnceLock::new()).collect();
             share(self.call.threads, wave.len(), interrupt, &|index| {
                 let block = wave.start + index;
-                let part = dispatch(
-                    self.call.level,
-                    FoldBlock {
-                        blocks: self,
-                        row,
-                        block,
-                        temperature,
-                        fixed,
-                    },
-                )?;
+                let part = dispatch(self.call.level, FoldBlock { blocks: self, row, block, temperature, fixed })?;
                 let _taken_once = folds[index].set(part);
                 Ok(())
             })?;
@@ -165,25 +124,11 @@ impl<C: Compute> Kernel for FoldBlock<'_, C> {
         let elements = self.blocks.elements(self.block);
         if self.blocks.lent {
             let x = reader.source.row(self.row, elements);
-            return Ok(fold::fold(
-                token,
-                x,
-                &mut [],
-                self.temperature,
-                self.fixed,
-                AHEAD,
-            ));
+            return Ok(fold::fold(token, x, &mut [], self.temperature, self.fixed, AHEAD));
         }
         let mut data = scratch(elements.len())?;
         reader.read(self.row, elements, &mut data);
-        Ok(fold::fold(
-            token,
-            &data,
-            &mut [],
-            self.temperature,
-            self.fixed,
-            0,
-        ))
+        Ok(fold::fold(token, &data, &mut [], self.temperature, self.fixed, 0))
     }
 }
 
@@ -191,7 +136,8 @@ impl<C: Compute> Kernel for FoldBlock<'_, C> {
 struct Complete<'a, F, C: Compute> {
     fold: &'a Fold<C>,
     temperature: &'a Temperature<C>,
-    rest: &'a dyn Fn(C) -> Fold<C>,
+    reader: Reader<'a, C>,
+    row: usize,
     function: PhantomData<F>,
 }
 
@@ -200,7 +146,8 @@ impl<F: Function, C: Compute> Kernel for Complete<'_, F, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> F::Row<C> {
-        F::row(token, self.fold, self.temperature, self.rest)
+        let rest = |max| self.reader.rest(token, self.row, self.temperature, max);
+        F::row(token, self.fold, self.temperature, &rest)
     }
 }
 
@@ -224,19 +171,9 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         if self.blocks.lent && self.part.lends::<C>() {
             let x = reader.source.row(row, elements.clone());
             let out = self.part.row(row, elements);
-            let inputs = Inputs {
-                x,
-                kept: &[],
-                next: &[],
-            };
+            let inputs = Inputs { x, kept: &[], next: &[] };
             let (temperature, results, store) = (self.temperature, self.folded, self.store);
-            token.call(row::Write {
-                inputs,
-                out,
-                temperature,
-                results,
-                store,
-            });
+            token.call(row::Write { inputs, out, temperature, results, store });
             token.fence();
             return Ok(());
         }
@@ -246,12 +183,8 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         } else {
             reader.read(row, elements.clone(), &mut data);
             let (temperature, results) = (self.temperature, self.folded);
-            token.call(row::WriteInPlace {
-                data: &mut data,
-                kept: &[],
-                temperature,
-                results,
-            });
+            token.call(row::WriteInPlace { data: &mut data, kept: &[], temperature, results });
+            reader.exclude_of_undefined::<F>(row, elements.start, &mut data, results.is_undefined());
         }
         self.part.write(row, elements.start, &data);
         Ok(())

@@ -5,12 +5,14 @@
 //! | whose elements lie one after another | [`rows`]: lent to the kernel where they lie |
 //! | any other layout or dtype, or a mask | [`rows`]: copied to working memory first, a row or a block at a time |
 //! | an axis that is not the last; few classes | [`tiles`]: a lane is a row |
+//! | a few elements, one after another | [`small`]: no plan is made |
 //! | few rows, too long for one thread | [`blocks`]: all threads on one row |
 //!
 //! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.
 
 mod blocks;
 mod rows;
+mod small;
 mod tiles;
 
 use std::sync::OnceLock;
@@ -73,12 +75,7 @@ struct Call<'a> {
 type Interrupt<'a> = Option<&'a dyn Fn() -> bool>;
 
 /// Computes `F` of the rows of `x` into `out`.
-pub(crate) fn map<F: Function>(
-    x: &View<'_>,
-    out: &mut ViewMut<'_>,
-    axis: &Axis,
-    options: &Options<'_>,
-) -> Result<()> {
+pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
     if out.array().shape != x.shape {
         return Err(Error::Value(format!(
             "out has shape {}, but the result has shape {}",
@@ -94,26 +91,20 @@ pub(crate) fn map<F: Function>(
     }
     if !out.is_injective() {
         return Err(Error::Value(
-            "out overlaps itself; pass an array in which every element has memory of its own"
-                .into(),
+            "out overlaps itself; pass an array in which every element has memory of its own".into(),
         ));
     }
+    if small::map::<F>(x, out, axis, options)? {
+        return Ok(());
+    }
     let reduced = axis.reduced(x.shape.len())?;
-    let mask = options
-        .mask
-        .as_ref()
-        .map(|mask| mask.broadcast(&x.shape, "where"))
-        .transpose()?;
+    let mask = options.mask.as_ref().map(|mask| mask.broadcast(&x.shape, "where")).transpose()?;
     let temperature = rows_temperature(&options.temperature, x, &reduced)?;
     let threads = options.threads.map(check_threads).transpose()?;
 
     // NumPy's rule for overlap: as if there were none. Only the very same elements may take each other's place.
     let in_place = x.is_same(out.array());
-    let copy_if = |view: &View<'_>| {
-        view.overlaps(out.array())
-            .then(|| view.to_owned())
-            .transpose()
-    };
+    let copy_if = |view: &View<'_>| view.overlaps(out.array()).then(|| view.to_owned()).transpose();
     let x_copy = if in_place { None } else { copy_if(x)? };
     let mask_copy = mask.as_ref().map(copy_if).transpose()?.flatten();
     let temperature_copy = match &temperature {
@@ -122,42 +113,23 @@ pub(crate) fn map<F: Function>(
     };
     let x = x_copy.as_ref().map_or_else(|| x.clone(), Owned::view);
     let mask = mask_copy.as_ref().map(Owned::view).or(mask);
-    let temperature = temperature_copy
-        .as_ref()
-        .map(Owned::view)
-        .map_or(temperature, options::Temperature::Rows);
+    let temperature = temperature_copy.as_ref().map(Owned::view).map_or(temperature, options::Temperature::Rows);
 
     let strides = [
         Some(x.strides.as_slice()),
         Some(out.array().strides.as_slice()),
         mask.as_ref().map(|mask| mask.strides.as_slice()),
-        if let options::Temperature::Rows(view) = &temperature {
-            Some(view.strides.as_slice())
-        } else {
-            None
-        },
+        if let options::Temperature::Rows(view) = &temperature { Some(view.strides.as_slice()) } else { None },
     ];
     let plan = Plan::new(&x.shape, &reduced, strides);
     if plan.rows == 0 || plan.len == 0 {
         return Ok(());
     }
     let enough = (plan.rows * plan.len / WORTH_A_THREAD).max(1);
-    let threads = if enough == 1 {
-        1
-    } else {
-        threads.unwrap_or_else(parallel::num_threads).min(enough)
-    };
-    let call = Call {
-        x,
-        mask,
-        temperature,
-        plan,
-        in_place,
-        threads,
-        level: options.level.unwrap_or_else(Level::active),
-    };
-    let extreme =
-        matches!(call.temperature, options::Temperature::Number(value) if is_extreme(value));
+    let threads = if enough == 1 { 1 } else { threads.unwrap_or_else(parallel::num_threads).min(enough) };
+    let call =
+        Call { x, mask, temperature, plan, in_place, threads, level: options.level.unwrap_or_else(Level::active) };
+    let extreme = matches!(call.temperature, options::Temperature::Number(value) if is_extreme(value));
     if extreme || call.x.dtype.computes_in_f64(out.array().dtype) {
         call.run::<F, f64>(out, options.interrupt)
     } else {
@@ -173,9 +145,7 @@ fn rows_temperature<'a>(
 ) -> Result<options::Temperature<'a>> {
     match temperature {
         options::Temperature::One => Ok(options::Temperature::One),
-        options::Temperature::Number(value) => {
-            check_temperature(*value).map(options::Temperature::Number)
-        }
+        options::Temperature::Number(value) => check_temperature(*value).map(options::Temperature::Number),
         options::Temperature::Rows(view) => {
             let every = vec![true; view.shape.len()];
             let plan = Plan::new(&view.shape, &every, [Some(&view.strides), None, None, None]);
@@ -184,14 +154,10 @@ fn rows_temperature<'a>(
             for start in (0..plan.len).step_by(values.len()) {
                 let values = &mut values[..(plan.len - start).min(64)];
                 source.read(0, start, values);
-                values
-                    .iter()
-                    .try_for_each(|value| check_temperature(*value).map(drop))?;
+                values.iter().try_for_each(|value| check_temperature(*value).map(drop))?;
             }
             let broadcast = view.broadcast(&x.shape, "temperature")?;
-            let along = |index: usize| {
-                reduced[index] && broadcast.strides[index] != 0 && x.shape[index] > 1
-            };
+            let along = |index: usize| reduced[index] && broadcast.strides[index] != 0 && x.shape[index] > 1;
             if (0..x.shape.len()).any(along) {
                 return Err(Error::Value(format!(
                     "temperature has shape {}; it must have length 1 along the axis, one temperature for each row",
@@ -204,11 +170,7 @@ fn rows_temperature<'a>(
 }
 
 impl Call<'_> {
-    fn run<F: Function, C: Compute>(
-        &self,
-        out: &mut ViewMut<'_>,
-        interrupt: Interrupt<'_>,
-    ) -> Result<()> {
+    fn run<F: Function, C: Compute>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
         match self.way::<C>() {
             Way::Rows => rows::run::<F, C>(self, out, interrupt),
             Way::Tiles => tiles::run::<F, C>(self, out, interrupt),
@@ -229,6 +191,10 @@ impl Call<'_> {
                 return Way::Tiles;
             }
         }
+        // One thread takes a very long row in blocks as well: it is between tasks that an interrupt is heard.
+        if plan.len > blocks::INTERRUPTIBLE {
+            return Way::Blocks;
+        }
         if self.threads > 1
             && plan.len > 2 * BLOCK
             && (plan.rows < 4 * self.threads || plan.len * size_of::<C>() > blocks::LONG)
@@ -241,10 +207,7 @@ impl Call<'_> {
     /// The number of rows of a task.
     fn rows_per_task(&self) -> usize {
         let elements = self.plan.rows * self.plan.len / (self.threads * 16).max(1);
-        elements
-            .clamp(*TASK.start(), *TASK.end())
-            .div_ceil(self.plan.len)
-            .min(self.plan.rows.div_ceil(self.threads))
+        elements.clamp(*TASK.start(), *TASK.end()).div_ceil(self.plan.len).min(self.plan.rows.div_ceil(self.threads))
     }
 
     fn source<'s>(&'s self) -> Result<Source<'s>> {
@@ -252,10 +215,7 @@ impl Call<'_> {
     }
 
     fn mask_source(&self) -> Result<Option<Source<'_>>> {
-        self.mask
-            .as_ref()
-            .map(|mask| Source::new(mask.clone(), &self.plan, MASK, false))
-            .transpose()
+        self.mask.as_ref().map(|mask| Source::new(mask.clone(), &self.plan, MASK, false)).transpose()
     }
 
     fn temperatures<C: Real>(&self) -> Result<Temperatures<'_, C>> {
@@ -325,9 +285,7 @@ fn for_each_part(
     body: &(dyn Fn(Part<'_>) -> Result<()> + Sync),
 ) -> Result<()> {
     let target = Target::new(out, &call.plan, OUT, false, cut)?;
-    share(call.threads, target.parts(), interrupt, &|index| {
-        body(target.part(index))
-    })
+    share(call.threads, target.parts(), interrupt, &|index| body(target.part(index)))
 }
 
 /// Calls `body` for each task, on so many threads. The first error stops the rest.

@@ -7,10 +7,10 @@ use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, CHUNK, Fold};
-use crate::kernel::row::{self, Inputs, Store};
+use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::memory::{Compute, Cut, Part, Source, ViewMut, scratch};
-use crate::simd::{Kernel, Level, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Elements of short rows that are folded before the first of them is written: the sums at the end of a row take
 /// longer than a short row itself, and those of several rows overlap.
@@ -37,10 +37,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let store = call.store(out.array().dtype);
-    let cut = Cut {
-        rows: call.rows_per_task(),
-        elements: usize::MAX,
-    };
+    let cut = Cut { rows: call.rows_per_task(), elements: usize::MAX };
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
         let lent = mask.is_none() && part.lends::<C>() && (call.in_place || source.lends::<C>());
@@ -50,24 +47,14 @@ pub(super) fn run<F: Function, C: Compute>(
         dispatch(
             call.level,
             Rows::<F, C> {
-                reader: Reader {
-                    source: &source,
-                    mask: mask.as_ref(),
-                    temperatures: &temperatures,
-                    len,
-                },
-                level: call.level,
+                reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
                 in_place: call.in_place,
                 lent,
                 store,
                 part,
                 scratch: scratch(room)?,
                 staging: scratch(if staged { GROUP } else { 0 })?,
-                kept: scratch(if F::KEEPS && len <= KEPT {
-                    len.max(GROUP)
-                } else {
-                    0
-                })?,
+                kept: scratch(if F::KEEPS && len <= KEPT { len.max(GROUP) } else { 0 })?,
                 function: PhantomData,
             },
         );
@@ -98,71 +85,31 @@ impl<C: Compute> Reader<'_, C> {
         fold.extent.max == C::NEG_INFINITY && !fold.nan && keeps_none(self.mask, row, self.len)
     }
 
-    /// The fold of a row without the logits that equal `max`.
-    ///
-    /// For rows of which one logit outweighs all others by far: rare, and so the simplest way serves every layout.
-    pub(super) fn rest(
-        &self,
-        level: Level,
-        row: usize,
-        temperature: &Temperature<C>,
-        max: C,
-    ) -> Fold<C> {
-        let mut chunk = [C::ZERO; CHUNK];
-        let mut fixed = None;
-        loop {
-            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
-            for start in (0..self.len).step_by(CHUNK) {
-                let x = &mut chunk[..CHUNK.min(self.len - start)];
-                self.read(row, start..start + x.len(), x);
-                x.iter_mut()
-                    .filter(|x| **x == max)
-                    .for_each(|x| *x = C::NEG_INFINITY);
-                fold = fold.with(dispatch(
-                    level,
-                    FoldOf {
-                        x,
-                        temperature,
-                        fixed,
-                    },
-                ));
-            }
-            match fold.retry(temperature) {
-                Some(shift) if fixed.is_none() => fixed = Some(shift),
-                _ => return fold,
-            }
+    /// Puts the result for excluded places into a row that is otherwise NaN. (Elsewhere they have it already, as the
+    /// result of minus infinity.)
+    pub(super) fn exclude_of_undefined<F: Function>(&self, row: usize, start: usize, data: &mut [C], undefined: bool) {
+        if let Some(mask) = self.mask.filter(|_| undefined) {
+            mask.exclude(row, start, data, C::from_f64(F::EXCLUDED));
         }
+    }
+
+    /// The fold of a row without the logits that equal `max`.
+    pub(super) fn rest<S: Simd>(&self, token: S, row: usize, temperature: &Temperature<C>, max: C) -> Fold<C> {
+        fold::fold_without(token, self.len, temperature, max, &mut |start, to| {
+            self.read(row, start..start + to.len(), to);
+        })
     }
 
     /// The blocks of a row.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let len = self.len;
-        (0..len)
-            .step_by(BLOCK)
-            .map(move |start| start..(start + BLOCK).min(len))
-    }
-}
-
-/// The fold of logits in working memory.
-struct FoldOf<'a, C> {
-    x: &'a [C],
-    temperature: &'a Temperature<C>,
-    fixed: Option<Shift<C>>,
-}
-
-impl<C: Compute> Kernel for FoldOf<'_, C> {
-    type Output = Fold<C>;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) -> Fold<C> {
-        fold::fold(token, self.x, &mut [], self.temperature, self.fixed, 0)
+        (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
     }
 }
 
 /// The rows of a task.
 struct Rows<'a, F, C> {
     reader: Reader<'a, C>,
-    level: Level,
     in_place: bool,
     /// Whether rows are used where they lie, both those that are read and those that are written.
     lent: bool,
@@ -217,7 +164,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let x = reader.source.row::<C>(row, whole.clone());
             let kept = &mut self.kept[index * keeps..][..keeps];
             let fold = fold::fold_row(token, x, kept, &temperature, AHEAD);
-            let rest = |max| reader.rest(self.level, row, &temperature, max);
+            let rest = |max| reader.rest(token, row, &temperature, max);
             folded[index] = Some((temperature, F::row(token, &fold, &temperature, &rest)));
         }
         let (end, dense) = (rows.end, rows.clone());
@@ -225,36 +172,18 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let Some((temperature, folded)) = &folded[index] else {
                 break;
             };
-            let next = if end < self.part.rows.end {
-                end + index
-            } else {
-                row
-            };
+            let next = if end < self.part.rows.end { end + index } else { row };
             let inputs = Inputs {
                 x: reader.source.row(row, whole.clone()),
                 kept: &self.kept[index * keeps..][..keeps],
-                next: reader
-                    .source
-                    .row(next.min(self.part.rows.end - 1), whole.clone()),
+                next: reader.source.row(next.min(self.part.rows.end - 1), whole.clone()),
             };
             if self.staging.is_empty() {
                 let out = self.part.row(row, whole.clone());
-                token.call(row::Write {
-                    inputs,
-                    out,
-                    temperature,
-                    results: folded,
-                    store: self.store,
-                });
+                token.call(row::Write { inputs, out, temperature, results: folded, store: self.store });
             } else {
                 let staged = &mut self.staging[index * reader.len..][..reader.len];
-                token.call(row::Write {
-                    inputs,
-                    out: staged,
-                    temperature,
-                    results: folded,
-                    store: Store::Cached,
-                });
+                token.call(row::Write { inputs, out: staged, temperature, results: folded, store: Store::Cached });
             }
         }
         if !self.staging.is_empty() {
@@ -268,22 +197,13 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn in_place<S: Simd>(&mut self, token: S, row: usize) {
         let temperature = self.reader.temperatures.of(row);
         let data = self.part.row::<C>(row, 0..self.reader.len);
-        let keeps = if self.kept.is_empty() {
-            0
-        } else {
-            self.reader.len
-        };
+        let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
         let kept = &mut self.kept[..keeps];
         let fold = fold::fold_row(token, data, kept, &temperature, AHEAD);
-        let rest = |max| self.reader.rest(self.level, row, &temperature, max);
+        let rest = |max| self.reader.rest(token, row, &temperature, max);
         let folded = F::row(token, &fold, &temperature, &rest);
         let data = self.part.row::<C>(row, 0..self.reader.len);
-        token.call(row::WriteInPlace {
-            data,
-            kept,
-            temperature: &temperature,
-            results: &folded,
-        });
+        token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
     }
 
     /// A row by way of working memory, block by block; twice, unless one block holds it all.
@@ -310,7 +230,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             }
         };
         let vacant = reader.is_vacant(row, &fold);
-        let rest = |max| reader.rest(self.level, row, &temperature, max);
+        let rest = |max| reader.rest(token, row, &temperature, max);
         let folded = F::row(token, &fold, &temperature, &rest);
         for block in reader.blocks() {
             let data = &mut self.scratch[..block.len()];
@@ -321,12 +241,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 data.fill(C::from_f64(F::EXCLUDED));
             } else {
                 let kept = &self.kept[..keeps];
-                token.call(row::WriteInPlace {
-                    data,
-                    kept,
-                    temperature: &temperature,
-                    results: &folded,
-                });
+                token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
+                reader.exclude_of_undefined::<F>(row, block.start, data, folded.is_undefined());
             }
             self.part.write(row, block.start, data);
         }

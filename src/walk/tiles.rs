@@ -9,7 +9,7 @@ use crate::kernel::column::{self, Folds, LANES, Strip};
 use crate::kernel::fold::CHUNK;
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Part, Tile, ViewMut, scratch};
-use crate::simd::{Kernel, Level, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Up to so many classes, rows are lanes even where their elements lie one after another.
 pub(super) const FEW: usize = 64;
@@ -42,21 +42,12 @@ pub(super) fn run<F: Function, C: Compute>(
     };
     let width = (width / lanes * lanes).clamp(lanes, WIDEST);
     let whole = len <= CHUNK || len * width <= LARGE;
-    let cut = Cut {
-        rows: call.rows_per_task().next_multiple_of(width),
-        elements: usize::MAX,
-    };
+    let cut = Cut { rows: call.rows_per_task().next_multiple_of(width), elements: usize::MAX };
     for_each_part(call, out, cut, interrupt, &|part| {
         let tiles = Tiles::<F, C> {
-            reader: Reader {
-                source: &source,
-                mask: mask.as_ref(),
-                temperatures: &temperatures,
-                len,
-            },
+            reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
             lanes: call.plan.outer.last().map_or(1, |dim| dim.len),
             width,
-            level: call.level,
             whole,
             data: scratch(width * if whole { len } else { CHUNK })?,
             part,
@@ -73,7 +64,6 @@ struct Tiles<'a, F, C> {
     /// The rows of the innermost loop: a tile does not reach over their end.
     lanes: usize,
     width: usize,
-    level: Level,
     /// Whether a tile has whole rows.
     whole: bool,
     data: Vec<C>,
@@ -88,10 +78,7 @@ impl<F: Function, C: Compute> Kernel for Tiles<'_, F, C> {
     fn run<S: Simd>(mut self, token: S) {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
-            let lanes = self
-                .width
-                .min(self.part.rows.end - first)
-                .min(self.lanes - first % self.lanes);
+            let lanes = self.width.min(self.part.rows.end - first).min(self.lanes - first % self.lanes);
             self.tile(token, first, lanes);
             first += lanes;
         }
@@ -112,11 +99,7 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
             *temperature = self.reader.temperatures.of(first + lane);
         }
         let of_strip = |strip: usize| {
-            if shared {
-                &temperatures[..1]
-            } else {
-                &temperatures[strip * C::LANES..]
-            }
+            if shared { &temperatures[..1] } else { &temperatures[strip * C::LANES..] }
         };
         let mut folds = [Folds::empty(); WIDEST / 8];
         let mut fixed = None;
@@ -128,13 +111,7 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
                     for (index, folds) in folds.iter_mut().enumerate().take(strips) {
                         let strip = self.strip::<S>(index, chunk, CHUNK.min(tile.len - chunk));
                         let shifts = fixed.as_ref().map(|fixed: &[_; WIDEST / 8]| &fixed[index]);
-                        folds.add(&column::fold(
-                            token,
-                            &self.data,
-                            strip,
-                            of_strip(index),
-                            shifts,
-                        ));
+                        folds.add(&column::fold(token, &self.data, strip, of_strip(index), shifts));
                     }
                 }
             }
@@ -144,9 +121,7 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
             let mut shifts = [[None; LANES]; WIDEST / 8];
             let mut again = false;
             for (index, shifts) in shifts.iter_mut().enumerate().take(strips) {
-                if let Some(retry) =
-                    folds[index].retry(of_strip(index), C::LANES.min(lanes - index * C::LANES))
-                {
+                if let Some(retry) = folds[index].retry(of_strip(index), C::LANES.min(lanes - index * C::LANES)) {
                     *shifts = retry;
                     again = true;
                 }
@@ -177,15 +152,10 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
                 let strip = self.strip::<S>(index, 0, tile.len);
                 if let Some(rows) = &results[index] {
                     let (tile, temperatures) = (self.data.as_mut_slice(), of_strip(index));
-                    token.call(column::Write {
-                        tile,
-                        strip,
-                        temperatures,
-                        results: rows,
-                    });
+                    token.call(column::Write { tile, strip, temperatures, results: rows });
                 }
             }
-            self.exclude_vacant(tile, &folds, C::LANES);
+            self.exclude(tile, &folds);
             self.part.write_tile(tile, &self.data);
         }
     }
@@ -201,29 +171,19 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
         lane: usize,
     ) -> F::Row<C> {
         let temperature = column::of_lane(temperatures, lane);
-        let rest = |max| self.reader.rest(self.level, first + lane, temperature, max);
+        let rest = |max| self.reader.rest(token, first + lane, temperature, max);
         F::row(token, &folds.get(lane), temperature, &rest)
     }
 
     /// The tile's place in the array.
     fn at(&self, first: usize, lanes: usize, start: usize, len: usize) -> Tile {
-        Tile {
-            first,
-            lanes,
-            start,
-            len,
-            pitch: self.width,
-        }
+        Tile { first, lanes, start, len, pitch: self.width }
     }
 
     /// The columns of one vector, from a line of the tile on.
     #[inline(always)]
     fn strip<S: Simd>(&self, index: usize, line: usize, rows: usize) -> Strip {
-        Strip {
-            first: line * self.width + index * C::LANES,
-            rows,
-            pitch: self.width,
-        }
+        Strip { first: line * self.width + index * C::LANES, rows, pitch: self.width }
     }
 
     /// Copies a tile into working memory; places that the mask leaves out become minus infinity.
@@ -235,20 +195,21 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
         tile
     }
 
-    /// Puts the result for excluded places into lanes of which the mask keeps none.
-    fn exclude_vacant(&mut self, tile: Tile, folds: &[Folds<C>], lanes_of_strip: usize) {
-        if self.reader.mask.is_none() {
-            return;
-        }
+    /// Puts the result for excluded places into lanes of which the mask keeps none, and into lanes that are
+    /// otherwise NaN. (Elsewhere they have it already, as the result of minus infinity.)
+    fn exclude(&mut self, tile: Tile, folds: &[Folds<C>]) {
+        let Some(mask) = self.reader.mask else { return };
+        let excluded = C::from_f64(F::EXCLUDED);
+        let mut undefined = false;
         for lane in 0..tile.lanes {
-            let fold = folds[lane / lanes_of_strip].get(lane % lanes_of_strip);
+            let fold = folds[lane / C::LANES].get(lane % C::LANES);
             if self.reader.is_vacant(tile.first + lane, &fold) {
-                self.data[lane..]
-                    .iter_mut()
-                    .step_by(tile.pitch)
-                    .take(tile.len)
-                    .for_each(|x| *x = C::from_f64(F::EXCLUDED));
+                self.data[lane..].iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
             }
+            undefined |= fold.nan || fold.extent.max == C::INFINITY;
+        }
+        if undefined {
+            mask.exclude_tile(tile, &mut self.data, excluded);
         }
     }
 }

@@ -41,11 +41,7 @@ impl Double {
             return Self::of(if self.0.is_nan() { f64::NAN } else { 0.0 });
         }
         let n = (self.0 / std::f64::consts::LN_2).round();
-        let ln_2 = [
-            6.931471803691238e-1,
-            1.9082149292705877e-10,
-            1.9742636290230436e-28,
-        ];
+        let ln_2 = [6.931471803691238e-1, 1.9082149292705877e-10, 1.9742636290230436e-28];
         let mut t = self;
         // ln_2[0] has 32 significant bits, so n * ln_2[0] is exact.
         for part in ln_2 {
@@ -94,14 +90,8 @@ impl Mul for Double {
 /// softmax by the definition, with the maximum taken off exactly.
 pub fn softmax(x: &[f64], temperature: f64) -> Vec<Double> {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let terms: Vec<_> = x
-        .iter()
-        .map(|x| {
-            (Double::of(*x) - Double::of(max))
-                .over(Double::of(temperature))
-                .exp()
-        })
-        .collect();
+    let terms: Vec<_> =
+        x.iter().map(|x| (Double::of(*x) - Double::of(max)).over(Double::of(temperature)).exp()).collect();
     let sum = terms.iter().fold(Double::of(0.0), |sum, term| sum + *term);
     terms.into_iter().map(|term| term.over(sum)).collect()
 }
@@ -109,16 +99,8 @@ pub fn softmax(x: &[f64], temperature: f64) -> Vec<Double> {
 /// The error of `value`, in units in the last place of a type with so many mantissa bits and this least exponent.
 pub fn ulp_error(value: f64, exact: Double, mantissa: i32, least: i32) -> f64 {
     let magnitude = exact.0.abs();
-    let exponent = if magnitude == 0.0 {
-        least
-    } else {
-        (magnitude.log2().floor() as i32).max(least)
-    };
-    let exponent = if 2f64.powi(exponent) > magnitude && exponent > least {
-        exponent - 1
-    } else {
-        exponent
-    };
+    let exponent = if magnitude == 0.0 { least } else { (magnitude.log2().floor() as i32).max(least) };
+    let exponent = if 2f64.powi(exponent) > magnitude && exponent > least { exponent - 1 } else { exponent };
     let difference = (value - exact.0) - exact.1;
     // In two steps: the step of a subnormal number is no float64 that `powi` reaches.
     difference.abs() / 2f64.powi(exponent) * 2f64.powi(mantissa)
@@ -137,10 +119,7 @@ pub struct Random(pub u64);
 
 impl Random {
     pub fn uniform(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
@@ -159,21 +138,12 @@ pub fn levels() -> Vec<Level> {
     let available = Level::available();
     if let Ok(wanted) = std::env::var("FASTSOFTMAX_TEST_LEVELS") {
         for name in wanted.split(',') {
-            assert!(
-                available.iter().any(|level| level.name() == name),
-                "level {name} was asked for and is missing"
-            );
+            assert!(available.iter().any(|level| level.name() == name), "level {name} was asked for and is missing");
         }
     }
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        println!(
-            "levels that ran: {:?}",
-            available
-                .iter()
-                .map(|level| level.name())
-                .collect::<Vec<_>>()
-        )
+        println!("levels that ran: {:?}", available.iter().map(|level| level.name()).collect::<Vec<_>>())
     });
     available
 }

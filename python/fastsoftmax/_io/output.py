@@ -127,7 +127,7 @@ class OutputFile:
 
     def _exists(self) -> FileExistsError:
         return FileExistsError(
-            errno.EEXIST, "the output exists already; overwrite=True (--force) replaces it", self.name
+            errno.EEXIST, "the output exists already; overwrite=True replaces it", self.name
         )
 
     def _open_temporary(self) -> int:
