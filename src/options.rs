@@ -1,5 +1,8 @@
 //! What a caller may ask beside the arrays and the axis, and what is refused.
 
+use ndarray::{ArrayRef, Dimension};
+
+use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::memory::View;
 use crate::simd::Level;
@@ -37,6 +40,21 @@ impl<'a> Options<'a> {
     #[must_use]
     pub fn temperature(mut self, temperature: f64) -> Self {
         self.temperature = Temperature::Number(temperature);
+        self
+    }
+
+    /// Divides the logits of each row by a temperature of its own: `temperatures` broadcasts against the logits, with
+    /// length 1 along the axis.
+    #[must_use]
+    pub fn temperatures<T: Element, D: Dimension>(mut self, temperatures: &'a ArrayRef<T, D>) -> Self {
+        self.temperature = Temperature::Rows(View::of(temperatures));
+        self
+    }
+
+    /// Keeps only the elements where `mask`, which broadcasts against the logits, is true.
+    #[must_use]
+    pub fn keep<D: Dimension>(mut self, mask: &'a ArrayRef<bool, D>) -> Self {
+        self.mask = Some(View::of(mask));
         self
     }
 

@@ -57,7 +57,14 @@ impl Axis {
 }
 
 /// The number of operands that a plan has room for; absent ones have strides of 0.
-pub(crate) const OPERANDS: usize = 4;
+pub(crate) const OPERANDS: usize = 6;
+
+/// The strides of a plan with one operand.
+pub(crate) fn only(strides: &[isize]) -> [Option<&[isize]>; OPERANDS] {
+    let mut operands = [None; OPERANDS];
+    operands[0] = Some(strides);
+    operands
+}
 
 /// One loop: its length and every operand's stride, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,10 @@
 //! The largest and the mean error in units in the last place, over hard distributions, at every level.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "test data is rounded as it may be"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! A row has the same bits at every level, for every number of threads, in every layout.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "test data is rounded as it may be"
+)]
 
 mod common;
 

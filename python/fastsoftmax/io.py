@@ -14,8 +14,6 @@ Examples
 array([[0.659, 0.242, 0.099]], dtype=float32)
 """
 
-# ruff: noqa: A005  (its full name is fastsoftmax.io; nothing here imports the standard one)
-
 from __future__ import annotations
 
 import contextlib

@@ -189,6 +189,7 @@ fn fold_strip<S: Simd, T: Real>(
         Mode::Clamped => sum::<S, T, { Mode::Clamped as u8 }>(token, tile, strip, &exp),
         Mode::General => sum::<S, T, { Mode::General as u8 }>(token, tile, strip, &exp),
     };
+    #[allow(clippy::needless_range_loop, reason = "one index, several arrays")]
     for lane in 0..lanes {
         folds.nan[lane] = T::double(folds.sum[lane]).high.is_nan();
         if !counted[lane] {
@@ -222,6 +223,7 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
     let mut half = slots / 2;
     while half > 0 {
         for slot in 0..half.min(filled.saturating_sub(half)) {
+            #[allow(clippy::needless_range_loop, reason = "one index, several arrays")]
             for lane in 0..slots {
                 sums[slot][lane] = T::add_wide(sums[slot][lane], sums[slot + half][lane]);
             }

@@ -83,13 +83,43 @@ impl Double {
         Self::sum_of_ordered(first, rest * first)
     }
 
+    /// exp(self) within 2^-95 of itself, for arguments up to 0: the slow way, for sums that cancel.
+    ///
+    /// t = self - n ln 2 is divided by 2^6 (exact); the series of exp(t) - 1 has ten terms there; six squarings undo
+    /// the division.
+    pub(crate) fn exp(self) -> Self {
+        if self.high < -1400.0 {
+            return Self::default();
+        }
+        let n = (self.high * std::f64::consts::LOG2_E).round_ties_even();
+        // The product of n and ln 2 has 11 + 106 bits; its error is 2^-106 of at most 1400.
+        let t = self.plus(Self::LN_2.times(-n)).plus(Self::new(LN_2_REST * -n)).scaled(-6);
+        let mut sum = Self::default();
+        let mut k = 11.0;
+        while k > 0.0 {
+            // (1 + (1 + (1 + ...) t / 3) t / 2) t / 1
+            let next = Self::new(1.0).plus(sum).times_double(t);
+            sum = next.times_double(Self::new(k).reciprocal());
+            k -= 1.0;
+        }
+        for _ in 0..6 {
+            sum = sum.times_double(sum).plus(sum).plus(sum);
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "at most 2020")]
+        Self::new(1.0).plus(sum).scaled(n as i32)
+    }
+
     /// `self * 2^exponent`, exact in the normal range.
+    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     #[inline(always)]
     pub(crate) fn scaled(self, exponent: i32) -> Self {
         let scale = power_of_two(exponent);
         Self { high: self.high * scale, low: self.low * scale }
     }
 }
+
+/// What [`Double::LN_2`] leaves of ln 2.
+const LN_2_REST: f64 = 5.707_708_438_416_212e-34;
 
 /// 2^exponent, with exponents outside the normal range held to its ends: 2^1023, and 0 below 2^-1022.
 #[inline(always)]

@@ -78,6 +78,7 @@ impl<T: Real> Temperature<T> {
     }
 
     /// 1 / T, as the sum of two.
+    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     #[inline(always)]
     pub(crate) fn inverse(&self) -> Double {
         Double::new(self.value).reciprocal()
@@ -274,3 +275,6 @@ impl<V: Vector> Exp<V> {
         (p, z.exponent_from_low_bits())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,6 +144,7 @@ impl<V: Vector> Sum<V> {
         let sum = self.sum.to_array();
         let rest = self.rest.to_array();
         let mut lanes = [Default::default(); 16];
+        #[allow(clippy::needless_range_loop, reason = "one index, several arrays")]
         for j in 0..V::LANES {
             lanes[j] = V::Scalar::wide(sum.as_ref()[j].minus(Self::guard()), rest.as_ref()[j]);
         }

@@ -40,8 +40,10 @@ pub(crate) fn ln_1p_double(y: Double) -> Double {
     let (k, m) = reduce(1.0 + y.high);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 22 and 46")]
     let nearest = (m * 32.0).round_ties_even() as usize;
+    #[allow(clippy::cast_precision_loss, reason = "exact")]
     let c = nearest as f64 / 32.0;
     // m - c and m + c, with all of y's bits; 2^-k is exact.
+    #[allow(clippy::cast_possible_truncation, reason = "an exponent")]
     let scale = super::double::power_of_two(-(k as i32));
     let scaled = Double { high: y.high * scale, low: y.low * scale };
     let difference = Double::sum(scale, -c).plus(scaled);

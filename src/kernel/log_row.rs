@@ -75,6 +75,7 @@ impl<T: Real> LogSum<T> {
     }
 
     /// The logarithm of the sum, as the sum of two.
+    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     #[inline(always)]
     pub(crate) fn value(&self, temperature: &Temperature<T>) -> Double {
         let max = Double::new(self.max.to_f64());
@@ -212,6 +213,7 @@ impl<T: Real> Results<T> for LogSum<T> {
 
 impl<T: Real> LogSum<T> {
     /// One log-probability, with the same arithmetic as a whole row's.
+    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     #[inline(always)]
     pub(crate) fn log_probability<S: Simd>(&self, token: S, temperature: &Temperature<T>, x: T) -> T {
         if self.is_undefined() {

@@ -1,4 +1,4 @@
-//! log_softmax(x)_i = x_i / T - log(sum_j exp(x_j / T)).
+//! `log_softmax(x)_i = x_i / T - log(sum_j exp(x_j / T))`
 
 use ndarray::{Array, ArrayRef, Dimension};
 

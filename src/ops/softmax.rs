@@ -1,4 +1,4 @@
-//! softmax(x)_i = exp(x_i / T) / sum_j exp(x_j / T).
+//! `softmax(x)_i = exp(x_i / T) / sum_j exp(x_j / T)`
 
 use ndarray::{Array, ArrayRef, Dimension};
 

@@ -1,5 +1,6 @@
 //! AVX2 with FMA: two registers are one [`Vector`].
 
+#[allow(clippy::wildcard_imports, reason = "the intrinsics have names of their own")]
 use std::arch::x86_64::*;
 
 use super::level::witness;

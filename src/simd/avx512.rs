@@ -1,5 +1,6 @@
 //! AVX-512: one register is one [`Vector`].
 
+#[allow(clippy::wildcard_imports, reason = "the intrinsics have names of their own")]
 use std::arch::x86_64::*;
 
 use super::level::witness;
@@ -60,6 +61,7 @@ macro_rules! vector {
             #[inline(always)]
             fn load_partial(token: Avx512, from: &[$scalar], fill: $scalar) -> Self {
                 debug_assert!(from.len() < $lanes);
+                #[allow(clippy::cast_possible_truncation, reason = "one bit for each lane")]
                 let some = ((1u32 << from.len()) - 1) as $mask;
                 // Lanes that the mask leaves out are not read, nor do they fault.
                 Self(witnessed!($load_some(Self::splat(token, fill).0, some, from.as_ptr())))
@@ -75,6 +77,7 @@ macro_rules! vector {
             #[inline(always)]
             fn store_partial(self, to: &mut [$scalar]) {
                 debug_assert!(to.len() < $lanes);
+                #[allow(clippy::cast_possible_truncation, reason = "one bit for each lane")]
                 let some = ((1u32 << to.len()) - 1) as $mask;
                 // Lanes that the mask leaves out are not written.
                 witnessed!($store_some(to.as_mut_ptr(), some, self.0));

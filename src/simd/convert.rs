@@ -61,6 +61,7 @@ impl Half for f16 {
 }
 
 /// float16 or bfloat16 to float32, exactly. The slices are equally long.
+#[allow(dead_code, reason = "for the functions of the family that are to come")]
 #[inline(always)]
 pub(crate) fn widen<H: Half>(from: &[H], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
@@ -69,6 +70,7 @@ pub(crate) fn widen<H: Half>(from: &[H], to: &mut [f32]) {
 }
 
 /// float32 to float16 or bfloat16, to nearest, ties to even. The slices are equally long.
+#[allow(dead_code, reason = "for the functions of the family that are to come")]
 #[inline(always)]
 pub(crate) fn narrow<H: Half>(from: &[f32], to: &mut [H]) {
     for (to, from) in to.iter_mut().zip(from) {

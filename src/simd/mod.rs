@@ -21,6 +21,7 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+#[allow(unused_imports, reason = "for the functions of the family that are to come")]
 pub(crate) use convert::{Half, narrow, widen};
 pub(crate) use dispatch::{Kernel, dispatch};
 pub use level::Level;
@@ -100,6 +101,7 @@ pub(crate) trait Vector: Copy {
     /// `if mask { yes } else { no }`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// Whether any lane is true.
+    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     fn any(mask: Self::Mask) -> bool;
 
     /// Fewer than `LANES` elements; the lanes after them hold `fill`.
@@ -119,6 +121,7 @@ pub(crate) trait Vector: Copy {
 
     /// Cuts `out` into the elements before the first whole line, the whole lines, and the rest.
     #[inline(always)]
+    #[allow(clippy::type_complexity, reason = "three slices")]
     fn lines(out: &mut [Self::Scalar]) -> (&mut [Self::Scalar], &mut [Line<Self::Array>], &mut [Self::Scalar]) {
         const { assert!(size_of::<Line<Self::Array>>() == LINE) };
         // SAFETY: a `Line` is an array of `LANES` scalars (the assertion above) with a stricter alignment, which

@@ -1,5 +1,6 @@
 //! NEON: four registers are one [`Vector`].
 
+#[allow(clippy::wildcard_imports, reason = "the intrinsics have names of their own")]
 use std::arch::aarch64::*;
 use std::arch::asm;
 

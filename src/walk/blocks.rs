@@ -57,10 +57,10 @@ pub(super) fn run<F: Function, C: Compute>(
 }
 
 /// Rows by blocks.
-struct Blocks<'a, C> {
-    call: &'a Call<'a>,
-    reader: Reader<'a, C>,
-    lent: bool,
+pub(super) struct Blocks<'a, C> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) reader: Reader<'a, C>,
+    pub(super) lent: bool,
 }
 
 impl<C: Compute> Blocks<'_, C> {
@@ -69,7 +69,12 @@ impl<C: Compute> Blocks<'_, C> {
     }
 
     /// The fold of a row, its blocks added up in order.
-    fn fold_row(&self, row: usize, temperature: &Temperature<C>, interrupt: Interrupt<'_>) -> Result<Fold<C>> {
+    pub(super) fn fold_row(
+        &self,
+        row: usize,
+        temperature: &Temperature<C>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Fold<C>> {
         let first = self.fold(row, temperature, None, interrupt)?;
         match first.retry(temperature) {
             None => Ok(first),

@@ -11,9 +11,12 @@
 //! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.
 
 mod blocks;
+mod reduce;
 mod rows;
 mod small;
 mod tiles;
+
+pub(crate) use reduce::{Labels, Reduction, Row, check_index, reduce};
 
 use std::sync::OnceLock;
 
@@ -26,7 +29,7 @@ use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Owned, Part, Source, Target, View, ViewMut, exceeds_last_cache};
 use crate::options::{self, Options, check_temperature, check_threads};
 use crate::parallel;
-use crate::shape::{Axis, Plan, display};
+use crate::shape::{self, Axis, Plan, Strides, display};
 use crate::simd::{Level, Simd};
 
 /// The operands' numbers in a [`Plan`].
@@ -34,6 +37,8 @@ const X: usize = 0;
 const OUT: usize = 1;
 const MASK: usize = 2;
 const TEMPERATURE: usize = 3;
+/// Labels, or target probabilities.
+const LABELS: usize = 4;
 
 /// A function whose result has the shape of its logits: what it makes of a row that has been folded.
 pub(crate) trait Function: Copy + Send + Sync {
@@ -76,11 +81,33 @@ type Interrupt<'a> = Option<&'a dyn Fn() -> bool>;
 
 /// Computes `F` of the rows of `x` into `out`.
 pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
-    if out.array().shape != x.shape {
+    check_out(out, &x.shape)?;
+    if small::map::<F>(x, out, axis, options)? {
+        return Ok(());
+    }
+    let reduced = axis.reduced(x.shape.len())?;
+    let arguments = Arguments::new(x, &reduced, options)?;
+    let copies = arguments.copies(out, true)?;
+    let arguments = copies.replace(&arguments);
+    let in_place = arguments.x.is_same(out.array());
+    let call = arguments.call(out.array().strides.clone(), &reduced, [None, None], options, in_place)?;
+    if call.plan.rows == 0 || call.plan.len == 0 {
+        return Ok(());
+    }
+    if call.computes_in_f64(out.array().dtype) {
+        call.run::<F, f64>(out, options.interrupt)
+    } else {
+        call.run::<F, f32>(out, options.interrupt)
+    }
+}
+
+/// Refuses an output that cannot take a result of this shape.
+fn check_out(out: &ViewMut<'_>, shape: &[usize]) -> Result<()> {
+    if out.array().shape.as_slice() != shape {
         return Err(Error::Value(format!(
             "out has shape {}, but the result has shape {}",
             display(&out.array().shape),
-            display(&x.shape)
+            display(shape)
         )));
     }
     if !out.array().dtype.is_float() {
@@ -94,46 +121,82 @@ pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis,
             "out overlaps itself; pass an array in which every element has memory of its own".into(),
         ));
     }
-    if small::map::<F>(x, out, axis, options)? {
-        return Ok(());
-    }
-    let reduced = axis.reduced(x.shape.len())?;
-    let mask = options.mask.as_ref().map(|mask| mask.broadcast(&x.shape, "where")).transpose()?;
-    let temperature = rows_temperature(&options.temperature, x, &reduced)?;
-    let threads = options.threads.map(check_threads).transpose()?;
+    Ok(())
+}
 
-    // NumPy's rule for overlap: as if there were none. Only the very same elements may take each other's place.
-    let in_place = x.is_same(out.array());
-    let copy_if = |view: &View<'_>| view.overlaps(out.array()).then(|| view.to_owned()).transpose();
-    let x_copy = if in_place { None } else { copy_if(x)? };
-    let mask_copy = mask.as_ref().map(copy_if).transpose()?.flatten();
-    let temperature_copy = match &temperature {
-        options::Temperature::Rows(view) => copy_if(view)?,
-        _ => None,
-    };
-    let x = x_copy.as_ref().map_or_else(|| x.clone(), Owned::view);
-    let mask = mask_copy.as_ref().map(Owned::view).or(mask);
-    let temperature = temperature_copy.as_ref().map(Owned::view).map_or(temperature, options::Temperature::Rows);
+/// The arrays that are read, brought into the logits' shape.
+struct Arguments<'a> {
+    x: View<'a>,
+    mask: Option<View<'a>>,
+    temperature: options::Temperature<'a>,
+}
 
-    let strides = [
-        Some(x.strides.as_slice()),
-        Some(out.array().strides.as_slice()),
-        mask.as_ref().map(|mask| mask.strides.as_slice()),
-        if let options::Temperature::Rows(view) = &temperature { Some(view.strides.as_slice()) } else { None },
-    ];
-    let plan = Plan::new(&x.shape, &reduced, strides);
-    if plan.rows == 0 || plan.len == 0 {
-        return Ok(());
+impl<'a> Arguments<'a> {
+    fn new(x: &View<'a>, reduced: &[bool], options: &Options<'a>) -> Result<Self> {
+        let mask = options.mask.as_ref().map(|mask| mask.broadcast(&x.shape, "where")).transpose()?;
+        let temperature = rows_temperature(&options.temperature, x, reduced)?;
+        Ok(Self { x: x.clone(), mask, temperature })
     }
-    let enough = (plan.rows * plan.len / WORTH_A_THREAD).max(1);
-    let threads = if enough == 1 { 1 } else { threads.unwrap_or_else(parallel::num_threads).min(enough) };
-    let call =
-        Call { x, mask, temperature, plan, in_place, threads, level: options.level.unwrap_or_else(Level::active) };
-    let extreme = matches!(call.temperature, options::Temperature::Number(value) if is_extreme(value));
-    if extreme || call.x.dtype.computes_in_f64(out.array().dtype) {
-        call.run::<F, f64>(out, options.interrupt)
-    } else {
-        call.run::<F, f32>(out, options.interrupt)
+
+    /// Private copies of what shares memory with the output: NumPy's rule is that overlap changes nothing. Only the
+    /// very same elements may give way to their own results, where the function allows it.
+    fn copies(&self, out: &ViewMut<'_>, in_place: bool) -> Result<Copies> {
+        let copy_if = |view: &View<'_>| view.overlaps(out.array()).then(|| view.to_owned()).transpose();
+        Ok(Copies {
+            x: if in_place && self.x.is_same(out.array()) { None } else { copy_if(&self.x)? },
+            mask: self.mask.as_ref().map(copy_if).transpose()?.flatten(),
+            temperature: match &self.temperature {
+                options::Temperature::Rows(view) => copy_if(view)?,
+                _ => None,
+            },
+        })
+    }
+
+    /// The call; `more` are the strides of operands beyond the common ones.
+    fn call(
+        self,
+        out: Strides,
+        reduced: &[bool],
+        more: [Option<&[isize]>; 2],
+        options: &Options<'_>,
+        in_place: bool,
+    ) -> Result<Call<'a>> {
+        let threads = options.threads.map(check_threads).transpose()?;
+        let strides = [
+            Some(self.x.strides.as_slice()),
+            Some(out.as_slice()),
+            self.mask.as_ref().map(|mask| mask.strides.as_slice()),
+            match &self.temperature {
+                options::Temperature::Rows(view) => Some(view.strides.as_slice()),
+                _ => None,
+            },
+            more[0],
+            more[1],
+        ];
+        let plan = Plan::new(&self.x.shape, reduced, strides);
+        let enough = (plan.rows.saturating_mul(plan.len) / WORTH_A_THREAD).max(1);
+        let threads = if enough == 1 { 1 } else { threads.unwrap_or_else(parallel::num_threads).min(enough) };
+        let level = options.level.unwrap_or_else(Level::active);
+        Ok(Call { x: self.x, mask: self.mask, temperature: self.temperature, plan, in_place, threads, level })
+    }
+}
+
+/// See [`Arguments::copies`].
+struct Copies {
+    x: Option<Owned>,
+    mask: Option<Owned>,
+    temperature: Option<Owned>,
+}
+
+impl Copies {
+    /// The arguments, with copies in the place of what was copied.
+    fn replace<'a>(&'a self, arguments: &Arguments<'a>) -> Arguments<'a> {
+        let temperature = self.temperature.as_ref().map(|copy| options::Temperature::Rows(copy.view()));
+        Arguments {
+            x: self.x.as_ref().map_or_else(|| arguments.x.clone(), Owned::view),
+            mask: self.mask.as_ref().map(Owned::view).or_else(|| arguments.mask.clone()),
+            temperature: temperature.unwrap_or_else(|| arguments.temperature.clone()),
+        }
     }
 }
 
@@ -148,7 +211,7 @@ fn rows_temperature<'a>(
         options::Temperature::Number(value) => check_temperature(*value).map(options::Temperature::Number),
         options::Temperature::Rows(view) => {
             let every = vec![true; view.shape.len()];
-            let plan = Plan::new(&view.shape, &every, [Some(&view.strides), None, None, None]);
+            let plan = Plan::new(&view.shape, &every, shape::only(&view.strides));
             let source = Source::new(view.clone(), &plan, 0, false)?;
             let mut values = [0.0f64; 64];
             for start in (0..plan.len).step_by(values.len()) {
@@ -176,6 +239,13 @@ impl Call<'_> {
             Way::Tiles => tiles::run::<F, C>(self, out, interrupt),
             Way::Blocks => blocks::run::<F, C>(self, out, interrupt),
         }
+    }
+
+    /// Whether the arithmetic is done in float64: for dtypes that need it, and for temperatures that float32 cannot
+    /// hold.
+    fn computes_in_f64(&self, out: DType) -> bool {
+        let extreme = matches!(self.temperature, options::Temperature::Number(value) if is_extreme(value));
+        extreme || self.x.dtype.computes_in_f64(out)
     }
 
     fn way<C: Compute>(&self) -> Way {
@@ -210,7 +280,7 @@ impl Call<'_> {
         elements.clamp(*TASK.start(), *TASK.end()).div_ceil(self.plan.len).min(self.plan.rows.div_ceil(self.threads))
     }
 
-    fn source<'s>(&'s self) -> Result<Source<'s>> {
+    fn source(&self) -> Result<Source<'_>> {
         Source::new(self.x.clone(), &self.plan, X, !self.in_place)
     }
 

@@ -26,7 +26,7 @@ const STAGED: usize = 1024;
 const KEPT: usize = 40_000;
 
 /// Elements that are asked for ahead of the sum, in the same row.
-const AHEAD: usize = 2048;
+pub(super) const AHEAD: usize = 2048;
 
 pub(super) fn run<F: Function, C: Compute>(
     call: &Call<'_>,
@@ -90,6 +90,35 @@ impl<C: Compute> Reader<'_, C> {
     pub(super) fn exclude_of_undefined<F: Function>(&self, row: usize, start: usize, data: &mut [C], undefined: bool) {
         if let Some(mask) = self.mask.filter(|_| undefined) {
             mask.exclude(row, start, data, C::from_f64(F::EXCLUDED));
+        }
+    }
+
+    /// The fold of a row by way of `scratch`, which has room for a block. For `kept` see [`fold::fold`].
+    #[inline(always)]
+    pub(super) fn fold<S: Simd>(
+        &self,
+        token: S,
+        row: usize,
+        temperature: &Temperature<C>,
+        scratch: &mut [C],
+        kept: &mut [C],
+    ) -> Fold<C> {
+        let mut fixed = None;
+        loop {
+            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
+            for block in self.blocks() {
+                let data = &mut scratch[..block.len()];
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[block.clone()] };
+                self.read(row, block, data);
+                fold = fold.with(fold::fold(token, data, kept, temperature, fixed, 0));
+            }
+            if fixed.is_some() {
+                return fold;
+            }
+            match fold.retry(temperature) {
+                None => return fold,
+                retry => fixed = retry,
+            }
         }
     }
 
@@ -212,23 +241,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let reader = self.reader;
         let temperature = reader.temperatures.of(row);
         let keeps = if self.kept.is_empty() { 0 } else { reader.len };
-        let mut fixed = None;
-        let fold = loop {
-            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
-            for block in reader.blocks() {
-                let data = &mut self.scratch[..block.len()];
-                let kept = &mut self.kept[..keeps.min(block.len())];
-                reader.read(row, block, data);
-                fold = fold.with(fold::fold(token, data, kept, &temperature, fixed, 0));
-            }
-            if fixed.is_some() {
-                break fold;
-            }
-            match fold.retry(&temperature) {
-                None => break fold,
-                retry => fixed = retry,
-            }
-        };
+        let fold = reader.fold(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
         let vacant = reader.is_vacant(row, &fold);
         let rest = |max| reader.rest(token, row, &temperature, max);
         let folded = F::row(token, &fold, &temperature, &rest);

@@ -6,7 +6,7 @@ use super::rows::Reader;
 use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
 use crate::kernel::column::{self, Folds, LANES, Strip};
-use crate::kernel::fold::CHUNK;
+use crate::kernel::fold::{CHUNK, Fold};
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Part, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -31,35 +31,18 @@ pub(super) fn run<F: Function, C: Compute>(
     let source = call.source()?;
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
-    let len = call.plan.len;
-    // As wide as the first cache allows, or the second where that is hardly a vector; a row too long for either is
-    // read twice, chunk by chunk.
-    let lanes = C::LANES;
-    let width = match (SMALL / len, LARGE / len) {
-        (small, _) if small >= 4 * lanes => small,
-        (_, large) if large >= lanes => large.min(4 * lanes),
-        _ => LARGE / CHUNK,
-    };
-    let width = (width / lanes * lanes).clamp(lanes, WIDEST);
-    let whole = len <= CHUNK || len * width <= LARGE;
-    let cut = Cut { rows: call.rows_per_task().next_multiple_of(width), elements: usize::MAX };
+    let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
+    let shape = Tiles::<C>::shape(call.plan.len, C::LANES);
+    let cut = Cut { rows: call.rows_per_task().next_multiple_of(shape.0), elements: usize::MAX };
     for_each_part(call, out, cut, interrupt, &|part| {
-        let tiles = Tiles::<F, C> {
-            reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
-            lanes: call.plan.outer.last().map_or(1, |dim| dim.len),
-            width,
-            whole,
-            data: scratch(width * if whole { len } else { CHUNK })?,
-            part,
-            function: PhantomData,
-        };
-        dispatch(call.level, tiles);
+        let tiles = Tiles::new(call, reader, shape)?;
+        dispatch(call.level, MapTiles::<F, C> { tiles, part, function: PhantomData });
         Ok(())
     })
 }
 
-/// The rows of a task.
-struct Tiles<'a, F, C> {
+/// Working memory for tiles, and how to fill it.
+pub(super) struct Tiles<'a, C: Compute> {
     reader: Reader<'a, C>,
     /// The rows of the innermost loop: a tile does not reach over their end.
     lanes: usize,
@@ -67,112 +50,96 @@ struct Tiles<'a, F, C> {
     /// Whether a tile has whole rows.
     whole: bool,
     data: Vec<C>,
-    part: Part<'a>,
-    function: PhantomData<F>,
 }
 
-impl<F: Function, C: Compute> Kernel for Tiles<'_, F, C> {
-    type Output = ();
+/// The folds of a tile's rows.
+pub(super) struct Folded<C: Real> {
+    strips: [Folds<C>; WIDEST / 8],
+    temperatures: [Temperature<C>; WIDEST],
+    shared: bool,
+}
 
+impl<C: Compute> Folded<C> {
+    /// The temperatures of a strip: one for each lane, or one for all.
     #[inline(always)]
-    fn run<S: Simd>(mut self, token: S) {
-        let mut first = self.part.rows.start;
-        while first < self.part.rows.end {
-            let lanes = self.width.min(self.part.rows.end - first).min(self.lanes - first % self.lanes);
-            self.tile(token, first, lanes);
-            first += lanes;
-        }
+    fn temperatures(&self, strip: usize) -> &[Temperature<C>] {
+        if self.shared { &self.temperatures[..1] } else { &self.temperatures[strip * C::LANES..] }
+    }
+
+    /// The fold of a row of the tile.
+    #[inline(always)]
+    pub(super) fn get(&self, lane: usize) -> Fold<C> {
+        self.strips[lane / C::LANES].get(lane % C::LANES)
     }
 }
 
-impl<F: Function, C: Compute> Tiles<'_, F, C> {
-    /// The results of `lanes` rows from `first` on.
+impl<'a, C: Compute> Tiles<'a, C> {
+    /// The width of tiles for rows of this length, and whether they have whole rows: as wide as the first cache allows,
+    /// or the second where that is hardly a vector. A row too long for either is read twice, chunk by chunk.
+    pub(super) fn shape(len: usize, lanes: usize) -> (usize, bool) {
+        let width = match (SMALL / len, LARGE / len) {
+            (small, _) if small >= 4 * lanes => small,
+            (_, large) if large >= lanes => large.min(4 * lanes),
+            _ => LARGE / CHUNK,
+        };
+        let width = (width / lanes * lanes).clamp(lanes, WIDEST);
+        (width, len <= CHUNK || len * width <= LARGE)
+    }
+
+    pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
+        let lanes = call.plan.outer.last().map_or(1, |dim| dim.len);
+        let data = scratch(width * if whole { reader.len } else { CHUNK })?;
+        Ok(Self { reader, lanes, width, whole, data })
+    }
+
+    /// The rows of the tile that begins with `first`, of rows that end at `end`.
+    pub(super) fn lanes_from(&self, first: usize, end: usize) -> usize {
+        self.width.min(end - first).min(self.lanes - first % self.lanes)
+    }
+
+    /// The folds of `lanes` rows from `first` on. The logits are in working memory afterwards, if a tile has whole rows.
     #[inline(always)]
-    fn tile<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
+    pub(super) fn fold<S: Simd>(&mut self, token: S, first: usize, lanes: usize) -> Folded<C> {
         let len = self.reader.len;
         let step = if self.whole { len } else { CHUNK };
-        let strips = lanes.div_ceil(C::LANES);
-        let mut temperatures = [Temperature::new(1.0); WIDEST];
+        let count = lanes.div_ceil(C::LANES);
         let shared = matches!(self.reader.temperatures, super::Temperatures::All(_));
-        let distinct = if shared { 1 } else { lanes };
-        for (lane, temperature) in temperatures.iter_mut().enumerate().take(distinct) {
-            *temperature = self.reader.temperatures.of(first + lane);
+        let mut folded =
+            Folded { strips: [Folds::empty(); WIDEST / 8], temperatures: [Temperature::new(1.0); WIDEST], shared };
+        for lane in 0..if shared { 1 } else { lanes } {
+            folded.temperatures[lane] = self.reader.temperatures.of(first + lane);
         }
-        let of_strip = |strip: usize| {
-            if shared { &temperatures[..1] } else { &temperatures[strip * C::LANES..] }
-        };
-        let mut folds = [Folds::empty(); WIDEST / 8];
-        let mut fixed = None;
+        let mut fixed: Option<[[_; LANES]; WIDEST / 8]> = None;
         loop {
-            folds[..strips].fill(Folds::empty());
+            folded.strips[..count].fill(Folds::empty());
             for start in (0..len).step_by(step) {
                 let tile = self.read(self.at(first, lanes, start, step.min(len - start)));
                 for chunk in (0..tile.len).step_by(CHUNK) {
-                    for (index, folds) in folds.iter_mut().enumerate().take(strips) {
-                        let strip = self.strip::<S>(index, chunk, CHUNK.min(tile.len - chunk));
-                        let shifts = fixed.as_ref().map(|fixed: &[_; WIDEST / 8]| &fixed[index]);
-                        folds.add(&column::fold(token, &self.data, strip, of_strip(index), shifts));
+                    for index in 0..count {
+                        let strip = self.strip(index, chunk, CHUNK.min(tile.len - chunk));
+                        let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
+                        let folds = column::fold(token, &self.data, strip, folded.temperatures(index), shifts);
+                        folded.strips[index].add(&folds);
                     }
                 }
             }
             if fixed.is_some() {
-                break;
+                return folded;
             }
             let mut shifts = [[None; LANES]; WIDEST / 8];
             let mut again = false;
-            for (index, shifts) in shifts.iter_mut().enumerate().take(strips) {
-                if let Some(retry) = folds[index].retry(of_strip(index), C::LANES.min(lanes - index * C::LANES)) {
-                    *shifts = retry;
+            for index in 0..count {
+                let within = C::LANES.min(lanes - index * C::LANES);
+                if let Some(retry) = folded.strips[index].retry(folded.temperatures(index), within) {
+                    shifts[index] = retry;
                     again = true;
                 }
             }
             if !again {
-                break;
+                return folded;
             }
             fixed = Some(shifts);
         }
-        let mut results = [None; WIDEST / 8];
-        for (index, results) in results.iter_mut().enumerate().take(strips) {
-            let lanes_of_strip = C::LANES.min(lanes - index * C::LANES);
-            let temperatures = of_strip(index);
-            let first = first + index * C::LANES;
-            let mut rows = [self.row(token, first, temperatures, &folds[index], 0); LANES];
-            for (lane, row) in rows.iter_mut().enumerate().take(lanes_of_strip).skip(1) {
-                *row = self.row(token, first, temperatures, &folds[index], lane);
-            }
-            *results = Some(rows);
-        }
-        for start in (0..len).step_by(step) {
-            let tile = if self.whole {
-                self.at(first, lanes, start, len)
-            } else {
-                self.read(self.at(first, lanes, start, step.min(len - start)))
-            };
-            for index in 0..strips {
-                let strip = self.strip::<S>(index, 0, tile.len);
-                if let Some(rows) = &results[index] {
-                    let (tile, temperatures) = (self.data.as_mut_slice(), of_strip(index));
-                    token.call(column::Write { tile, strip, temperatures, results: rows });
-                }
-            }
-            self.exclude(tile, &folds);
-            self.part.write_tile(tile, &self.data);
-        }
-    }
-
-    /// What the results of a lane have in common.
-    #[inline(always)]
-    fn row<S: Simd>(
-        &self,
-        token: S,
-        first: usize,
-        temperatures: &[Temperature<C>],
-        folds: &Folds<C>,
-        lane: usize,
-    ) -> F::Row<C> {
-        let temperature = column::of_lane(temperatures, lane);
-        let rest = |max| self.reader.rest(token, first + lane, temperature, max);
-        F::row(token, &folds.get(lane), temperature, &rest)
     }
 
     /// The tile's place in the array.
@@ -182,7 +149,7 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
 
     /// The columns of one vector, from a line of the tile on.
     #[inline(always)]
-    fn strip<S: Simd>(&self, index: usize, line: usize, rows: usize) -> Strip {
+    fn strip(&self, index: usize, line: usize, rows: usize) -> Strip {
         Strip { first: line * self.width + index * C::LANES, rows, pitch: self.width }
     }
 
@@ -194,22 +161,92 @@ impl<F: Function, C: Compute> Tiles<'_, F, C> {
         }
         tile
     }
+}
+
+/// The rows of a task.
+struct MapTiles<'a, F, C: Compute> {
+    tiles: Tiles<'a, C>,
+    part: Part<'a>,
+    function: PhantomData<F>,
+}
+
+impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, token: S) {
+        let mut first = self.part.rows.start;
+        while first < self.part.rows.end {
+            let lanes = self.tiles.lanes_from(first, self.part.rows.end);
+            let folded = self.tiles.fold(token, first, lanes);
+            self.write(token, first, lanes, &folded);
+            first += lanes;
+        }
+    }
+}
+
+impl<F: Function, C: Compute> MapTiles<'_, F, C> {
+    #[inline(always)]
+    fn write<S: Simd>(&mut self, token: S, first: usize, lanes: usize, folded: &Folded<C>) {
+        let len = self.tiles.reader.len;
+        let step = if self.tiles.whole { len } else { CHUNK };
+        for start in (0..len).step_by(step) {
+            let mut tile = self.tiles.at(first, lanes, start, step.min(len - start));
+            if !self.tiles.whole {
+                tile = self.tiles.read(tile);
+            }
+            for index in 0..lanes.div_ceil(C::LANES) {
+                let strip = self.tiles.strip(index, 0, tile.len);
+                let within = C::LANES.min(lanes - index * C::LANES);
+                let results = self.results(token, first, folded, index, within);
+                let (data, temperatures) = (self.tiles.data.as_mut_slice(), folded.temperatures(index));
+                token.call(column::Write { tile: data, strip, temperatures, results: &results });
+            }
+            self.exclude(tile, folded);
+            self.part.write_tile(tile, &self.tiles.data);
+        }
+    }
+
+    /// What the results of the lanes of a strip have in common.
+    #[inline(always)]
+    fn results<S: Simd>(
+        &self,
+        token: S,
+        first: usize,
+        folded: &Folded<C>,
+        strip: usize,
+        within: usize,
+    ) -> [F::Row<C>; LANES] {
+        let mut results = [self.row(token, first, folded, strip, 0); LANES];
+        for (lane, results) in results.iter_mut().enumerate().take(within).skip(1) {
+            *results = self.row(token, first, folded, strip, lane);
+        }
+        results
+    }
+
+    #[inline(always)]
+    fn row<S: Simd>(&self, token: S, first: usize, folded: &Folded<C>, strip: usize, lane: usize) -> F::Row<C> {
+        let temperature = column::of_lane(folded.temperatures(strip), lane);
+        let row = first + strip * C::LANES + lane;
+        let rest = |max| self.tiles.reader.rest(token, row, temperature, max);
+        F::row(token, &folded.strips[strip].get(lane), temperature, &rest)
+    }
 
     /// Puts the result for excluded places into lanes of which the mask keeps none, and into lanes that are
     /// otherwise NaN. (Elsewhere they have it already, as the result of minus infinity.)
-    fn exclude(&mut self, tile: Tile, folds: &[Folds<C>]) {
-        let Some(mask) = self.reader.mask else { return };
+    fn exclude(&mut self, tile: Tile, folded: &Folded<C>) {
+        let Some(mask) = self.tiles.reader.mask else { return };
         let excluded = C::from_f64(F::EXCLUDED);
         let mut undefined = false;
         for lane in 0..tile.lanes {
-            let fold = folds[lane / C::LANES].get(lane % C::LANES);
-            if self.reader.is_vacant(tile.first + lane, &fold) {
-                self.data[lane..].iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
+            let fold = folded.get(lane);
+            if self.tiles.reader.is_vacant(tile.first + lane, &fold) {
+                self.tiles.data[lane..].iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
             }
             undefined |= fold.nan || fold.extent.max == C::INFINITY;
         }
         if undefined {
-            mask.exclude_tile(tile, &mut self.data, excluded);
+            mask.exclude_tile(tile, &mut self.tiles.data, excluded);
         }
     }
 }

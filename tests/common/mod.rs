@@ -1,5 +1,11 @@
 //! A naive reference, and the ruler: errors in units in the last place.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "test data is rounded as it may be"
+)]
 
 use std::ops::{Add, Mul, Sub};
 
@@ -41,7 +47,7 @@ impl Double {
             return Self::of(if self.0.is_nan() { f64::NAN } else { 0.0 });
         }
         let n = (self.0 / std::f64::consts::LN_2).round();
-        let ln_2 = [6.931471803691238e-1, 1.9082149292705877e-10, 1.9742636290230436e-28];
+        let ln_2 = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10, 1.974_263_629_023_043_6e-28];
         let mut t = self;
         // ln_2[0] has 32 significant bits, so n * ln_2[0] is exact.
         for part in ln_2 {
@@ -135,15 +141,15 @@ impl Random {
 
 /// The levels to test: all that this machine has, or fail if one that was asked for is missing.
 pub fn levels() -> Vec<Level> {
+    static ONCE: std::sync::Once = std::sync::Once::new();
     let available = Level::available();
     if let Ok(wanted) = std::env::var("FASTSOFTMAX_TEST_LEVELS") {
         for name in wanted.split(',') {
             assert!(available.iter().any(|level| level.name() == name), "level {name} was asked for and is missing");
         }
     }
-    static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        println!("levels that ran: {:?}", available.iter().map(|level| level.name()).collect::<Vec<_>>())
+        println!("levels that ran: {:?}", available.iter().map(|level| level.name()).collect::<Vec<_>>());
     });
     available
 }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Compute = Callable[["Tile", Array, list[Array | None]], Sequence[Array]]
 
 SLOTS: Final = 4  # one in each hand, and one more so that no hand waits for another's hiccup
+ALIGNMENT: Final = 64  # bytes: no vector of a kernel crosses a cache line
 PATIENCE: Final = 0.5  # seconds to wait for a thread that hangs in a pipe, after an error
 
 
@@ -226,14 +227,12 @@ class Loop:
         ]
         for slot in self._slots:
             self._free.put(slot)
-        started: list[threading.Thread] = []
         try:
             for thread in threads:
                 try:
                     thread.start()
                 except RuntimeError:
                     return False
-                started.append(thread)
             while (item := self._ready.get()) is not None:
                 slot, tile, values = item
                 results = self._step(compute, slot, tile, values)
@@ -244,7 +243,7 @@ class Loop:
             self._stop = True
             self._free.put(None)
             self._done.put(None)
-            self._join(started)
+            self._join(threads)
         if self._error is not None:
             raise self._error
         return True
@@ -254,7 +253,7 @@ class Loop:
         interrupt: KeyboardInterrupt | None = None
         timeouts = [PATIENCE if any(t.may_hang for t in self.targets) else None,
                     PATIENCE if self._source.may_hang else None]  # fmt: skip
-        for thread, timeout in zip(threads, timeouts, strict=False):
+        for thread, timeout in zip(threads, timeouts, strict=True):
             while thread.is_alive():
                 try:
                     thread.join(timeout)
@@ -267,7 +266,10 @@ class Loop:
 
     def _slot(self, tile: Tile) -> Slot:
         def memory(region: Region, dtype: np.dtype[Any]) -> Array:
-            return np.empty(region.size * dtype.itemsize, np.uint8)
+            size = region.size * dtype.itemsize
+            raw = np.empty(size + ALIGNMENT, np.uint8)
+            start = -raw.ctypes.data % ALIGNMENT
+            return raw[start : start + size]
 
         buffer = memory(tile.source, self._source.dtype) if self._source.buffered else None
         outputs = [

@@ -1,0 +1,125 @@
+//! What lies in arrays, as numbers: the conversion of one element, to what the arithmetic uses and back.
+
+use half::{bf16, f16};
+
+use crate::element::Element;
+use crate::kernel::Real;
+use crate::simd::Half;
+
+/// A type that lies in arrays, and how its bytes become a number.
+pub(super) trait Raw: Copy {
+    fn swapped(self) -> Self;
+    fn as_f32(self) -> f32;
+    fn as_f64(self) -> f64;
+}
+
+macro_rules! raw_integers {
+    ($($type:ty),*) => {$(
+        impl Raw for $type {
+            #[inline(always)]
+            fn swapped(self) -> Self {
+                self.swap_bytes()
+            }
+            #[inline(always)]
+            #[allow(clippy::cast_precision_loss, clippy::cast_lossless, reason = "rounded, as NumPy does")]
+            fn as_f32(self) -> f32 {
+                self as f32
+            }
+            #[inline(always)]
+            #[allow(clippy::cast_precision_loss, clippy::cast_lossless, reason = "rounded, as NumPy does")]
+            fn as_f64(self) -> f64 {
+                self as f64
+            }
+        }
+    )*};
+}
+raw_integers!(i8, i16, i32, i64, u8, u16, u32, u64);
+
+macro_rules! raw_floats {
+    ($($type:ty: $as_f32:expr, $as_f64:expr;)*) => {$(
+        impl Raw for $type {
+            #[inline(always)]
+            fn swapped(self) -> Self {
+                Self::from_bits(self.to_bits().swap_bytes())
+            }
+            #[inline(always)]
+            fn as_f32(self) -> f32 {
+                $as_f32(self)
+            }
+            #[inline(always)]
+            fn as_f64(self) -> f64 {
+                $as_f64(self)
+            }
+        }
+    )*};
+}
+#[allow(clippy::cast_possible_truncation, reason = "rounded once, where the result is narrower")]
+const fn nearest(value: f64) -> f32 {
+    value as f32
+}
+raw_floats! {
+    f16: Half::widen, |value| f64::from(Half::widen(value));
+    bf16: Half::widen, |value| f64::from(Half::widen(value));
+    f32: |value| value, f64::from;
+    f64: nearest, |value| value;
+}
+
+/// A type of results.
+pub(super) trait RawFloat: Raw {
+    fn of_f32(value: f32) -> Self;
+    fn of_f64(value: f64) -> Self;
+}
+
+macro_rules! raw_results {
+    ($($type:ty: $of_f32:expr, $of_f64:expr;)*) => {$(
+        impl RawFloat for $type {
+            #[inline(always)]
+            fn of_f32(value: f32) -> Self {
+                $of_f32(value)
+            }
+            #[inline(always)]
+            fn of_f64(value: f64) -> Self {
+                $of_f64(value)
+            }
+        }
+    )*};
+}
+raw_results! {
+    f16: Half::narrow, |value| Half::narrow(nearest(value));
+    bf16: Half::narrow, |value| Half::narrow(nearest(value));
+    f32: |value| value, nearest;
+    f64: f64::from, |value| value;
+}
+
+/// float32 or float64: what rows are converted to before any arithmetic, and from after it.
+#[allow(private_bounds, reason = "the conversions are this module's own")]
+pub(crate) trait Compute: Real + Element + RawFloat {
+    #[doc(hidden)]
+    fn of<E: Raw>(element: E) -> Self;
+    #[doc(hidden)]
+    fn into<E: RawFloat>(self) -> E;
+}
+
+#[allow(private_bounds, reason = "the conversions are this module's own")]
+impl Compute for f32 {
+    #[inline(always)]
+    fn of<E: Raw>(element: E) -> Self {
+        element.as_f32()
+    }
+    #[inline(always)]
+    fn into<E: RawFloat>(self) -> E {
+        E::of_f32(self)
+    }
+}
+
+#[allow(private_bounds, reason = "the conversions are this module's own")]
+impl Compute for f64 {
+    #[inline(always)]
+    fn of<E: Raw>(element: E) -> Self {
+        element.as_f64()
+    }
+    #[inline(always)]
+    fn into<E: RawFloat>(self) -> E {
+        E::of_f64(self)
+    }
+}

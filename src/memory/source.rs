@@ -1,0 +1,152 @@
+//! Rows to read: lent where they lie, or copied and converted to the type that the arithmetic uses.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::raw::{Compute, Raw};
+use super::{Tile, View, check, is_direct, row_offset, walk};
+use crate::element::{DType, Element};
+use crate::error::Result;
+use crate::shape::Plan;
+
+/// An array as rows to read.
+pub(crate) struct Source<'a> {
+    view: View<'a>,
+    plan: &'a Plan,
+    operand: usize,
+    lends: bool,
+}
+
+impl<'a> Source<'a> {
+    /// The rows of `view`, the operand of this number in the plan. A source that shares memory with the target must
+    /// not lend.
+    pub(crate) fn new(view: View<'a>, plan: &'a Plan, operand: usize, lends: bool) -> Result<Self> {
+        check(&view, plan, operand)?;
+        Ok(Self { view, plan, operand, lends })
+    }
+
+    /// Whether [`Source::row`] lends rows of type `T`.
+    pub(crate) fn lends<T: Element>(&self) -> bool {
+        self.lends && is_direct::<T>(&self.view, self.plan, self.operand)
+    }
+
+    /// Elements of a row as they lie in memory. The source must lend, see [`Source::lends`].
+    #[inline]
+    pub(crate) fn row<T: Element>(&self, row: usize, elements: Range<usize>) -> &[T] {
+        assert!(self.lends::<T>() && row < self.plan.rows);
+        assert!(elements.start <= elements.end && elements.end <= self.plan.len);
+        // SAFETY: `lends` says that the elements of a row are adjacent, aligned, and of type `T`; the plan was
+        // checked to stay within the array, row and elements just now; the target does not share its memory.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        unsafe {
+            let first = self.view.pointer.offset(row_offset(self.plan, self.operand, row)).cast::<T>();
+            std::slice::from_raw_parts(first.add(elements.start), elements.len())
+        }
+    }
+
+    /// Copies elements of a row, from `start` on, converted to the compute type.
+    pub(crate) fn read<C: Compute>(&self, row: usize, start: usize, to: &mut [C]) {
+        self.visit(row, start, to, |to, from| *to = from);
+    }
+
+    /// For a source of booleans: puts `value` wherever it is false.
+    pub(crate) fn exclude<C: Compute>(&self, row: usize, start: usize, to: &mut [C], value: C) {
+        self.visit(row, start, to, |to: &mut C, from: C| {
+            if from == C::ZERO {
+                *to = value;
+            }
+        });
+    }
+
+    fn visit<C: Compute>(&self, row: usize, start: usize, to: &mut [C], visit: impl Fn(&mut C, C)) {
+        assert!(row < self.plan.rows && start + to.len() <= self.plan.len);
+        let row = row_offset(self.plan, self.operand, row);
+        let mut done = 0;
+        walk(&self.plan.axis, self.operand, start, to.len(), &mut |offset, stride, len| {
+            self.load(row + offset, stride, &mut to[done..done + len], 1, &visit);
+            done += len;
+        });
+    }
+
+    /// Copies a tile: element `start + i` of row `first + lane` to `to[i * pitch + lane]`.
+    pub(crate) fn read_tile<C: Compute>(&self, tile: Tile, to: &mut [C]) {
+        self.visit_tile(tile, to, |to, from| *to = from);
+    }
+
+    /// [`Source::exclude`] for a tile.
+    pub(crate) fn exclude_tile<C: Compute>(&self, tile: Tile, to: &mut [C], value: C) {
+        self.visit_tile(tile, to, |to: &mut C, from: C| {
+            if from == C::ZERO {
+                *to = value;
+            }
+        });
+    }
+
+    fn visit_tile<C: Compute>(&self, tile: Tile, to: &mut [C], visit: impl Fn(&mut C, C)) {
+        let (lane_stride, axis_stride) = tile.strides(self.plan, self.operand);
+        let first = row_offset(self.plan, self.operand, tile.first);
+        let first = first + axis_stride * tile.start.cast_signed();
+        if Tile::by_row(lane_stride, axis_stride) {
+            for lane in 0..tile.lanes {
+                let offset = first + lane_stride * lane.cast_signed();
+                let to = &mut to[lane..=(tile.len - 1) * tile.pitch + lane];
+                self.load(offset, axis_stride, to, tile.pitch, &visit);
+            }
+        } else {
+            for i in 0..tile.len {
+                let offset = first + axis_stride * i.cast_signed();
+                let to = &mut to[i * tile.pitch..][..tile.lanes];
+                self.load(offset, lane_stride, to, 1, &visit);
+            }
+        }
+    }
+
+    /// Visits `to[0]`, `to[step]`, ... with the elements from `offset` on, `stride` bytes apart.
+    fn load<C: Compute>(&self, offset: isize, stride: isize, to: &mut [C], step: usize, visit: &impl Fn(&mut C, C)) {
+        let from = self.view.pointer.wrapping_offset(offset);
+        macro_rules! load {
+            ($($dtype:ident => $type:ty),* $(,)?) => {
+                match self.view.dtype {
+                    $(DType::$dtype => load::<$type, C>(from, stride, self.view.swapped, to, step, visit),)*
+                }
+            };
+        }
+        load!(
+            Bool => u8, I8 => i8, I16 => i16, I32 => i32, I64 => i64, U8 => u8, U16 => u16, U32 => u32, U64 => u64,
+            F16 => f16, BF16 => bf16, F32 => f32, F64 => f64,
+        );
+    }
+}
+
+/// See [`Source::load`].
+fn load<E: Raw, C: Compute>(
+    from: *const u8,
+    stride: isize,
+    swapped: bool,
+    to: &mut [C],
+    step: usize,
+    visit: &impl Fn(&mut C, C),
+) {
+    // SAFETY, for both reads: the callers pass offsets and strides of a plan that `check` found to stay within the
+    // array, for as many elements as `to` has steps. Elements may be unaligned or far apart, so no slice can be
+    // made of them.
+    if step == 1 && !swapped && stride == size_of::<E>().cast_signed() {
+        // A loop of its own, with a constant stride, so that the compiler can make vectors of it.
+        let from = from.cast::<E>();
+        for (i, to) in to.iter_mut().enumerate() {
+            #[allow(unsafe_code, reason = "reads elements of any alignment")]
+            // SAFETY: see above.
+            let element = unsafe { from.add(i).read_unaligned() };
+            visit(to, C::of(element));
+        }
+        return;
+    }
+    for (i, to) in to.iter_mut().step_by(step).enumerate() {
+        let at = from.wrapping_offset(stride * i.cast_signed()).cast::<E>();
+        #[allow(unsafe_code, reason = "reads elements of any alignment, any distance apart")]
+        // SAFETY: see above.
+        let element = unsafe { at.read_unaligned() };
+        visit(to, C::of(if swapped { element.swapped() } else { element }));
+    }
+}

@@ -1,0 +1,203 @@
+//! Rows to write: cut into parts, each of which one task has to itself.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::{bf16, f16};
+use smallvec::SmallVec;
+
+use super::raw::{Compute, RawFloat};
+use super::{Tile, View, ViewMut, check, is_direct, row_offset, walk};
+use crate::element::{DType, Element};
+use crate::error::{Error, Result};
+use crate::shape::{self, Plan};
+
+/// How an output is cut among the tasks of a call: blocks of `rows` rows, or of `elements` elements of a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cut {
+    pub(crate) rows: usize,
+    pub(crate) elements: usize,
+}
+
+/// An array as rows to write, a part to a task.
+pub(crate) struct Target<'a> {
+    /// May be written through: the [`ViewMut`] it comes from is borrowed for as long.
+    view: View<'a>,
+    exclusive: PhantomData<&'a mut [u8]>,
+    plan: &'a Plan,
+    operand: usize,
+    /// The number of elements of a row: the plan's, or 1 for a reduction.
+    len: usize,
+    cut: Cut,
+    taken: SmallVec<[AtomicBool; 16]>,
+}
+
+impl<'a> Target<'a> {
+    /// The rows of `view`, the operand of this number in the plan.
+    pub(crate) fn new(
+        view: &'a mut ViewMut<'_>,
+        plan: &'a Plan,
+        operand: usize,
+        reduced: bool,
+        cut: Cut,
+    ) -> Result<Self> {
+        check(view.array(), plan, operand)?;
+        let len = if reduced { 1 } else { plan.len };
+        let axis = if reduced { &[][..] } else { &plan.axis };
+        let dims = plan.outer.iter().chain(axis).map(|dim| (dim.len, dim.strides[operand]));
+        if !shape::is_injective(dims, view.array().dtype.size()) {
+            return Err(Error::Internal("a plan writes an element twice".into()));
+        }
+        let cut = Cut { rows: cut.rows.max(1), elements: cut.elements.clamp(1, len.max(1)) };
+        let parts = plan.rows.div_ceil(cut.rows) * len.div_ceil(cut.elements);
+        let taken = std::iter::repeat_with(AtomicBool::default).take(parts).collect();
+        Ok(Self { view: view.array.clone(), exclusive: PhantomData, plan, operand, len, cut, taken })
+    }
+
+    /// The number of parts.
+    pub(crate) fn parts(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// A part, which can be had once.
+    pub(crate) fn part(&self, index: usize) -> Part<'_> {
+        assert!(!self.taken[index].swap(true, Ordering::Relaxed), "part {index} was taken twice");
+        let across = self.len.div_ceil(self.cut.elements);
+        let first = index / across * self.cut.rows;
+        let start = index % across * self.cut.elements;
+        Part {
+            target: self,
+            rows: first..(first + self.cut.rows).min(self.plan.rows),
+            elements: start..(start + self.cut.elements).min(self.len),
+        }
+    }
+
+    fn lends<T: Element>(&self) -> bool {
+        is_direct::<T>(&self.view, self.plan, self.operand)
+    }
+}
+
+/// A part of a [`Target`] that no other task has.
+pub(crate) struct Part<'a> {
+    target: &'a Target<'a>,
+    pub(crate) rows: Range<usize>,
+    pub(crate) elements: Range<usize>,
+}
+
+impl Part<'_> {
+    /// Whether [`Part::row`] lends rows of type `T`.
+    pub(crate) fn lends<T: Element>(&self) -> bool {
+        self.target.lends::<T>()
+    }
+
+    /// Whether [`Part::rows_dense`] lends several rows of type `T` at once.
+    pub(crate) fn is_dense<T: Element>(&self) -> bool {
+        self.lends::<T>() && self.target.plan.is_dense(self.target.operand, size_of::<T>())
+    }
+
+    #[inline]
+    fn pointer(&self, offset: isize) -> *mut u8 {
+        self.target.view.pointer.cast_mut().wrapping_offset(offset)
+    }
+
+    /// Elements of a row as they lie in memory. The target must lend, see [`Part::lends`].
+    #[inline]
+    pub(crate) fn row<T: Element>(&mut self, row: usize, elements: Range<usize>) -> &mut [T] {
+        self.rows_dense(row, 1, elements)
+    }
+
+    /// Elements of several rows that lie one after another.
+    #[inline]
+    pub(crate) fn rows_dense<T: Element>(&mut self, row: usize, count: usize, elements: Range<usize>) -> &mut [T] {
+        let target = self.target;
+        assert!(target.lends::<T>() && self.rows.start <= row && row + count <= self.rows.end);
+        assert!(self.elements.start <= elements.start && elements.end <= self.elements.end);
+        assert!(count == 1 || (elements.len() == target.len && target.plan.is_dense(target.operand, size_of::<T>())));
+        let first = self.pointer(row_offset(target.plan, target.operand, row)).cast::<T>();
+        // SAFETY: `lends` says that the elements of a row are adjacent, aligned, and of type `T`, and `is_dense` the
+        // same of several rows; the plan was checked to stay within the array, the indices just now. Parts are
+        // disjoint, since the plan is injective and each part is handed out once; the borrow of `self` keeps this
+        // part from lending twice.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        unsafe {
+            std::slice::from_raw_parts_mut(first.add(elements.start), elements.len() * count)
+        }
+    }
+
+    /// Writes elements of a row, from `start` on, converted to the array's dtype.
+    pub(crate) fn write<C: Compute>(&mut self, row: usize, start: usize, from: &[C]) {
+        assert!(self.rows.contains(&row));
+        assert!(self.elements.start <= start && start + from.len() <= self.elements.end);
+        let target = self.target;
+        let row = row_offset(target.plan, target.operand, row);
+        let mut done = 0;
+        walk(&target.plan.axis, target.operand, start, from.len(), &mut |offset, stride, len| {
+            self.store(row + offset, stride, &from[done..done + len], 1);
+            done += len;
+        });
+    }
+
+    /// Writes the one result of a row of a reduction.
+    pub(crate) fn write_one<C: Compute>(&mut self, row: usize, value: C) {
+        assert!(self.rows.contains(&row) && self.target.len == 1);
+        self.store(row_offset(self.target.plan, self.target.operand, row), 0, &[value], 1);
+    }
+
+    /// The reverse of [`Source::read_tile`].
+    pub(crate) fn write_tile<C: Compute>(&mut self, tile: Tile, from: &[C]) {
+        assert!(self.rows.start <= tile.first && tile.first + tile.lanes <= self.rows.end);
+        assert!(self.elements.start <= tile.start && tile.start + tile.len <= self.elements.end);
+        let target = self.target;
+        let (lane_stride, axis_stride) = tile.strides(target.plan, target.operand);
+        let first = row_offset(target.plan, target.operand, tile.first) + axis_stride * tile.start.cast_signed();
+        if Tile::by_row(lane_stride, axis_stride) {
+            for lane in 0..tile.lanes {
+                let offset = first + lane_stride * lane.cast_signed();
+                self.store(offset, axis_stride, &from[lane..=(tile.len - 1) * tile.pitch + lane], tile.pitch);
+            }
+        } else {
+            for i in 0..tile.len {
+                let offset = first + axis_stride * i.cast_signed();
+                self.store(offset, lane_stride, &from[i * tile.pitch..][..tile.lanes], 1);
+            }
+        }
+    }
+
+    fn store<C: Compute>(&self, offset: isize, stride: isize, from: &[C], step: usize) {
+        let to = self.pointer(offset);
+        let array = &self.target.view;
+        match array.dtype {
+            DType::F16 => store::<f16, C>(to, stride, array.swapped, from, step),
+            DType::BF16 => store::<bf16, C>(to, stride, array.swapped, from, step),
+            DType::F32 => store::<f32, C>(to, stride, array.swapped, from, step),
+            DType::F64 => store::<f64, C>(to, stride, array.swapped, from, step),
+            _ => unreachable!("ops refuse results that are not floats"),
+        }
+    }
+}
+
+/// The reverse of [`load`].
+fn store<E: RawFloat, C: Compute>(to: *mut u8, stride: isize, swapped: bool, from: &[C], step: usize) {
+    // SAFETY, for both writes: as in `load`; the memory is writable and no other thread of ours has this part.
+    if step == 1 && !swapped && stride == size_of::<E>().cast_signed() {
+        let to = to.cast::<E>();
+        for (i, from) in from.iter().enumerate() {
+            #[allow(unsafe_code, reason = "writes elements of any alignment")]
+            // SAFETY: see above.
+            unsafe {
+                to.add(i).write_unaligned((*from).into());
+            }
+        }
+        return;
+    }
+    for (i, from) in from.iter().step_by(step).enumerate() {
+        let at = to.wrapping_offset(stride * i.cast_signed()).cast::<E>();
+        let element: E = (*from).into();
+        #[allow(unsafe_code, reason = "writes elements of any alignment, any distance apart")]
+        // SAFETY: see above.
+        unsafe {
+            at.write_unaligned(if swapped { element.swapped() } else { element });
+        }
+    }
+}
