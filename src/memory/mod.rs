@@ -308,6 +308,24 @@ fn check(view: &View<'_>, plan: &Plan, operand: usize) -> Result<()> {
     }
 }
 
+/// Elements in lines: `count` of them `stride` bytes apart, lines `apart` bytes from each other; their copies lie one
+/// after another, lines `pitch` elements from each other.
+#[derive(Clone, Copy)]
+pub(super) struct Grid {
+    pub(super) lines: usize,
+    pub(super) apart: isize,
+    pub(super) pitch: usize,
+    pub(super) count: usize,
+    pub(super) stride: isize,
+}
+
+impl Grid {
+    /// A single line.
+    pub(super) fn line(count: usize, stride: isize) -> Self {
+        Self { lines: 1, apart: 0, pitch: count, count, stride }
+    }
+}
+
 /// A part of an array: elements `start..start + len` of the rows `first..first + lanes`, which lie one step of the
 /// plan's innermost outer loop apart.
 #[derive(Debug, Clone, Copy)]
@@ -333,11 +351,6 @@ impl Tile {
                 && plan.axis.len() <= 1
         );
         (lane.map_or(0, |dim| dim.strides[operand]), plan.axis_stride(operand).unwrap_or(0))
-    }
-
-    /// Whether to copy row by row rather than across the rows: whichever follows memory more closely.
-    fn by_row(lane_stride: isize, axis_stride: isize) -> bool {
-        axis_stride.unsigned_abs() < lane_stride.unsigned_abs()
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::raw::{Compute, Raw};
-use super::{Tile, View, check, is_direct, row_offset, walk};
+use super::{Grid, Tile, View, check, is_direct, row_offset, walk};
 use crate::element::{DType, Element};
 use crate::error::Result;
 use crate::shape::Plan;
@@ -64,7 +64,7 @@ impl<'a> Source<'a> {
         let row = row_offset(self.plan, self.operand, row);
         let mut done = 0;
         walk(&self.plan.axis, self.operand, start, to.len(), &mut |offset, stride, len| {
-            self.load(row + offset, stride, &mut to[done..done + len], 1, &visit);
+            self.load(row + offset, Grid::line(len, stride), &mut to[done..], &visit);
             done += len;
         });
     }
@@ -87,28 +87,18 @@ impl<'a> Source<'a> {
         let (lane_stride, axis_stride) = tile.strides(self.plan, self.operand);
         let first = row_offset(self.plan, self.operand, tile.first);
         let first = first + axis_stride * tile.start.cast_signed();
-        if Tile::by_row(lane_stride, axis_stride) {
-            for lane in 0..tile.lanes {
-                let offset = first + lane_stride * lane.cast_signed();
-                let to = &mut to[lane..=(tile.len - 1) * tile.pitch + lane];
-                self.load(offset, axis_stride, to, tile.pitch, &visit);
-            }
-        } else {
-            for i in 0..tile.len {
-                let offset = first + axis_stride * i.cast_signed();
-                let to = &mut to[i * tile.pitch..][..tile.lanes];
-                self.load(offset, lane_stride, to, 1, &visit);
-            }
-        }
+        let grid =
+            Grid { lines: tile.len, apart: axis_stride, pitch: tile.pitch, count: tile.lanes, stride: lane_stride };
+        self.load(first, grid, to, &visit);
     }
 
-    /// Visits `to[0]`, `to[step]`, ... with the elements from `offset` on, `stride` bytes apart.
-    fn load<C: Compute>(&self, offset: isize, stride: isize, to: &mut [C], step: usize, visit: &impl Fn(&mut C, C)) {
+    /// Visits the lines of `to` with the elements of a grid that begins at an offset.
+    fn load<C: Compute>(&self, offset: isize, grid: Grid, to: &mut [C], visit: &impl Fn(&mut C, C)) {
         let from = self.view.pointer.wrapping_offset(offset);
         macro_rules! load {
             ($($dtype:ident => $type:ty),* $(,)?) => {
                 match self.view.dtype {
-                    $(DType::$dtype => load::<$type, C>(from, stride, self.view.swapped, to, step, visit),)*
+                    $(DType::$dtype => load::<$type, C>(from, grid, self.view.swapped, to, visit),)*
                 }
             };
         }
@@ -120,33 +110,28 @@ impl<'a> Source<'a> {
 }
 
 /// See [`Source::load`].
-fn load<E: Raw, C: Compute>(
-    from: *const u8,
-    stride: isize,
-    swapped: bool,
-    to: &mut [C],
-    step: usize,
-    visit: &impl Fn(&mut C, C),
-) {
+fn load<E: Raw, C: Compute>(from: *const u8, grid: Grid, swapped: bool, to: &mut [C], visit: &impl Fn(&mut C, C)) {
     // SAFETY, for both reads: the callers pass offsets and strides of a plan that `check` found to stay within the
-    // array, for as many elements as `to` has steps. Elements may be unaligned or far apart, so no slice can be
-    // made of them.
-    if step == 1 && !swapped && stride == size_of::<E>().cast_signed() {
-        // A loop of its own, with a constant stride, so that the compiler can make vectors of it.
-        let from = from.cast::<E>();
-        for (i, to) in to.iter_mut().enumerate() {
-            #[allow(unsafe_code, reason = "reads elements of any alignment")]
-            // SAFETY: see above.
-            let element = unsafe { from.add(i).read_unaligned() };
-            visit(to, C::of(element));
+    // array, for as many lines and elements. Elements may be unaligned or far apart, so no slice can be made of them.
+    for line in 0..grid.lines {
+        let from = from.wrapping_offset(grid.apart * line.cast_signed());
+        let to = &mut to[line * grid.pitch..][..grid.count];
+        if !swapped && grid.stride == size_of::<E>().cast_signed() {
+            // A loop of its own, with a constant stride, so that the compiler can make vectors of it.
+            for (i, to) in to.iter_mut().enumerate() {
+                #[allow(unsafe_code, reason = "reads elements of any alignment")]
+                // SAFETY: see above.
+                let element = unsafe { from.cast::<E>().add(i).read_unaligned() };
+                visit(to, C::of(element));
+            }
+            continue;
         }
-        return;
-    }
-    for (i, to) in to.iter_mut().step_by(step).enumerate() {
-        let at = from.wrapping_offset(stride * i.cast_signed()).cast::<E>();
-        #[allow(unsafe_code, reason = "reads elements of any alignment, any distance apart")]
-        // SAFETY: see above.
-        let element = unsafe { at.read_unaligned() };
-        visit(to, C::of(if swapped { element.swapped() } else { element }));
+        for (i, to) in to.iter_mut().enumerate() {
+            let at = from.wrapping_offset(grid.stride * i.cast_signed()).cast::<E>();
+            #[allow(unsafe_code, reason = "reads elements of any alignment, any distance apart")]
+            // SAFETY: see above.
+            let element = unsafe { at.read_unaligned() };
+            visit(to, C::of(if swapped { element.swapped() } else { element }));
+        }
     }
 }

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use smallvec::SmallVec;
 
 use super::raw::{Compute, RawFloat};
-use super::{Tile, View, ViewMut, check, is_direct, row_offset, walk};
+use super::{Grid, Tile, View, ViewMut, check, is_direct, row_offset, walk};
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::{self, Plan};
@@ -133,7 +133,7 @@ impl Part<'_> {
         let row = row_offset(target.plan, target.operand, row);
         let mut done = 0;
         walk(&target.plan.axis, target.operand, start, from.len(), &mut |offset, stride, len| {
-            self.store(row + offset, stride, &from[done..done + len], 1);
+            self.store(row + offset, Grid::line(len, stride), &from[done..]);
             done += len;
         });
     }
@@ -141,7 +141,7 @@ impl Part<'_> {
     /// Writes the one result of a row of a reduction.
     pub(crate) fn write_one<C: Compute>(&mut self, row: usize, value: C) {
         assert!(self.rows.contains(&row) && self.target.len == 1);
-        self.store(row_offset(self.target.plan, self.target.operand, row), 0, &[value], 1);
+        self.store(row_offset(self.target.plan, self.target.operand, row), Grid::line(1, 0), &[value]);
     }
 
     /// The reverse of [`Source::read_tile`].
@@ -151,53 +151,48 @@ impl Part<'_> {
         let target = self.target;
         let (lane_stride, axis_stride) = tile.strides(target.plan, target.operand);
         let first = row_offset(target.plan, target.operand, tile.first) + axis_stride * tile.start.cast_signed();
-        if Tile::by_row(lane_stride, axis_stride) {
-            for lane in 0..tile.lanes {
-                let offset = first + lane_stride * lane.cast_signed();
-                self.store(offset, axis_stride, &from[lane..=(tile.len - 1) * tile.pitch + lane], tile.pitch);
-            }
-        } else {
-            for i in 0..tile.len {
-                let offset = first + axis_stride * i.cast_signed();
-                self.store(offset, lane_stride, &from[i * tile.pitch..][..tile.lanes], 1);
-            }
-        }
+        let grid =
+            Grid { lines: tile.len, apart: axis_stride, pitch: tile.pitch, count: tile.lanes, stride: lane_stride };
+        self.store(first, grid, from);
     }
 
-    fn store<C: Compute>(&self, offset: isize, stride: isize, from: &[C], step: usize) {
+    fn store<C: Compute>(&self, offset: isize, grid: Grid, from: &[C]) {
         let to = self.pointer(offset);
         let array = &self.target.view;
         match array.dtype {
-            DType::F16 => store::<f16, C>(to, stride, array.swapped, from, step),
-            DType::BF16 => store::<bf16, C>(to, stride, array.swapped, from, step),
-            DType::F32 => store::<f32, C>(to, stride, array.swapped, from, step),
-            DType::F64 => store::<f64, C>(to, stride, array.swapped, from, step),
+            DType::F16 => store::<f16, C>(to, grid, array.swapped, from),
+            DType::BF16 => store::<bf16, C>(to, grid, array.swapped, from),
+            DType::F32 => store::<f32, C>(to, grid, array.swapped, from),
+            DType::F64 => store::<f64, C>(to, grid, array.swapped, from),
             _ => unreachable!("ops refuse results that are not floats"),
         }
     }
 }
 
-/// The reverse of [`load`].
-fn store<E: RawFloat, C: Compute>(to: *mut u8, stride: isize, swapped: bool, from: &[C], step: usize) {
-    // SAFETY, for both writes: as in `load`; the memory is writable and no other thread of ours has this part.
-    if step == 1 && !swapped && stride == size_of::<E>().cast_signed() {
-        let to = to.cast::<E>();
+/// Writes the lines of `from` to the elements of a grid.
+fn store<E: RawFloat, C: Compute>(to: *mut u8, grid: Grid, swapped: bool, from: &[C]) {
+    // SAFETY, for both writes: as in `source::load`; the memory is writable and no other thread of ours has this part.
+    for line in 0..grid.lines {
+        let to = to.wrapping_offset(grid.apart * line.cast_signed());
+        let from = &from[line * grid.pitch..][..grid.count];
+        if !swapped && grid.stride == size_of::<E>().cast_signed() {
+            for (i, from) in from.iter().enumerate() {
+                #[allow(unsafe_code, reason = "writes elements of any alignment")]
+                // SAFETY: see above.
+                unsafe {
+                    to.cast::<E>().add(i).write_unaligned((*from).into());
+                }
+            }
+            continue;
+        }
         for (i, from) in from.iter().enumerate() {
-            #[allow(unsafe_code, reason = "writes elements of any alignment")]
+            let at = to.wrapping_offset(grid.stride * i.cast_signed()).cast::<E>();
+            let element: E = (*from).into();
+            #[allow(unsafe_code, reason = "writes elements of any alignment, any distance apart")]
             // SAFETY: see above.
             unsafe {
-                to.add(i).write_unaligned((*from).into());
+                at.write_unaligned(if swapped { element.swapped() } else { element });
             }
-        }
-        return;
-    }
-    for (i, from) in from.iter().step_by(step).enumerate() {
-        let at = to.wrapping_offset(stride * i.cast_signed()).cast::<E>();
-        let element: E = (*from).into();
-        #[allow(unsafe_code, reason = "writes elements of any alignment, any distance apart")]
-        // SAFETY: see above.
-        unsafe {
-            at.write_unaligned(if swapped { element.swapped() } else { element });
         }
     }
 }

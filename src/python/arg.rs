@@ -12,14 +12,14 @@ use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMet
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, intern};
 
 use super::error::axis_error;
 use crate::element::DType;
 use crate::memory::{View, ViewMut};
 use crate::options::{self, check_temperature, check_threads};
-use crate::shape::Axis;
+use crate::shape::{Axis, Shape, Strides, display};
 
 const SUPPORTED: &str = "bool, integers, float16, bfloat16, float32 and float64";
 const SUPPORTED_FLOATS: &str = "float16, bfloat16, float32 and float64";
@@ -164,6 +164,9 @@ fn number(py: Python<'_>, dtype: DType) -> c_int {
         DType::BF16 => BFLOAT16.get(py).map_or(NPY_TYPES::NPY_NOTYPE as c_int, |(_, number)| *number),
         DType::F16 => NPY_TYPES::NPY_HALF as c_int,
         DType::F32 => NPY_TYPES::NPY_FLOAT as c_int,
+        // The number of `numpy.intp`, where two are of that size.
+        DType::I64 if size_of::<c_long>() == 8 => NPY_TYPES::NPY_LONG as c_int,
+        DType::I64 => NPY_TYPES::NPY_LONGLONG as c_int,
         _ => NPY_TYPES::NPY_DOUBLE as c_int,
     }
 }
@@ -189,17 +192,36 @@ impl<'py> Output<'py> {
     #[allow(unsafe_code, reason = "rust-numpy's own allocation panics where there is no memory")]
     pub(super) fn like(like: &Array<'py>, shape: &[usize], dtype: DType) -> PyResult<Self> {
         let py = like.0.py();
-        // Lengths are below `isize::MAX` and dimensions below 65: NumPy has counted them itself.
-        let dimensions = c_int::try_from(shape.len()).unwrap_or(c_int::MAX);
-        // SAFETY: the prototype is an array and alive; `shape` holds that many lengths, and they are only read. NumPy
-        // takes over the reference to the descriptor. Where the number is unknown there is none; where there is no
-        // memory there is no array; and in both cases an exception is set.
+        if like.0.is_c_contiguous() {
+            // The common case without the search for an order: 0.1 us of a small call.
+            return Self::new(py, shape, dtype);
+        }
+        // SAFETY: the prototype is an array and alive. NumPy takes over the reference to the descriptor. Where the
+        // number is unknown there is none; where there is no memory there is no array; and in both cases an exception
+        // is set.
         let array = unsafe {
             let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
             let array = if descr.is_null() {
                 ptr::null_mut()
-            } else if like.0.is_c_contiguous() {
-                // The common case without the search for an order: 0.1 us of a small call.
+            } else {
+                PY_ARRAY_API.PyArray_NewLikeArray(py, like.0.as_array_ptr(), NPY_ORDER::NPY_KEEPORDER, descr, 0)
+            };
+            Bound::from_owned_ptr_or_err(py, array)?
+        };
+        Ok(Self(Array(array.cast_into()?)))
+    }
+
+    /// A new array of this dtype and shape, in C order.
+    #[allow(unsafe_code, reason = "rust-numpy's own allocation panics where there is no memory")]
+    pub(super) fn new(py: Python<'py>, shape: &[usize], dtype: DType) -> PyResult<Self> {
+        // Lengths are below `isize::MAX` and dimensions below 65: they are those of an array, or fewer.
+        let dimensions = c_int::try_from(shape.len()).unwrap_or(c_int::MAX);
+        // SAFETY: `shape` holds that many lengths, and they are only read. The rest is as in `like`.
+        let array = unsafe {
+            let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
+            let array = if descr.is_null() {
+                ptr::null_mut()
+            } else {
                 PY_ARRAY_API.PyArray_NewFromDescr(
                     py,
                     PyUntypedArray::type_object_raw(py),
@@ -211,8 +233,6 @@ impl<'py> Output<'py> {
                     0,
                     ptr::null_mut(),
                 )
-            } else {
-                PY_ARRAY_API.PyArray_NewLikeArray(py, like.0.as_array_ptr(), NPY_ORDER::NPY_KEEPORDER, descr, 0)
             };
             Bound::from_owned_ptr_or_err(py, array)?
         };
@@ -233,24 +253,65 @@ impl<'py> Output<'py> {
     }
 
     /// The array as the kernels write it. Reads its header once; see [`Array::view`].
-    #[allow(unsafe_code, reason = "takes NumPy's header at its word")]
     pub(super) fn view(&mut self) -> PyResult<ViewMut<'_>> {
+        let array = &self.0.0;
+        let (shape, strides) = (Shape::from_slice(array.shape()), Strides::from_slice(array.strides()));
+        self.view_as(&shape, &strides, DType::is_float)
+    }
+
+    /// A new array of int64 as the kernels write it.
+    pub(super) fn view_of_indices(&mut self) -> PyResult<ViewMut<'_>> {
+        let array = &self.0.0;
+        let (shape, strides) = (Shape::from_slice(array.shape()), Strides::from_slice(array.strides()));
+        self.view_as(&shape, &strides, |dtype| dtype == DType::I64)
+    }
+
+    /// The array as reductions write it: with an axis of length 1 for each of the logits' axes that are `reduced`.
+    /// Its own shape must be `shape`, which may have these axes already.
+    pub(super) fn view_of_reduced(&mut self, shape: &[usize], reduced: &[bool]) -> PyResult<ViewMut<'_>> {
+        let array = &self.0.0;
+        if array.shape() != shape {
+            return Err(PyValueError::new_err(format!(
+                "out has shape {}, but the result has shape {}",
+                display(array.shape()),
+                display(shape)
+            )));
+        }
+        let (mut all, mut strides) = (Shape::from_slice(shape), Strides::from_slice(array.strides()));
+        if shape.len() != reduced.len() {
+            for (axis, _) in reduced.iter().enumerate().filter(|(_, is_reduced)| **is_reduced) {
+                all.insert(axis, 1);
+                strides.insert(axis, 0);
+            }
+        }
+        self.view_as(&all, &strides, DType::is_float)
+    }
+
+    /// The array seen with this shape and these strides, which must reach no other elements than its own do.
+    #[allow(unsafe_code, reason = "takes NumPy's header at its word")]
+    fn view_as(&mut self, shape: &[usize], strides: &[isize], fits: fn(DType) -> bool) -> PyResult<ViewMut<'_>> {
         let (dtype, swapped) = match self.0.dtype() {
-            Ok((dtype, swapped)) if dtype.is_float() => (dtype, swapped),
+            Ok((dtype, swapped)) if fits(dtype) => (dtype, swapped),
             _ => return Err(unsupported_output(&self.0.0.dtype())),
         };
         if !self.0.is_writeable() {
             return Err(PyValueError::new_err("out is read-only"));
         }
-        let array = &self.0.0;
-        // SAFETY: as in `Array::view`; the memory is writeable, as the flag says that was looked at just now. The
-        // view borrows `self`, but the array may be an input, too: that is for `memory` to find out and to treat.
-        Ok(unsafe { ViewMut::new(self.0.data(), dtype, swapped, array.shape(), array.strides()) })
+        // SAFETY: as in `Array::view`: shape and strides are the array's own, but for axes of length 1. The memory is
+        // writeable, as the flag says that was looked at just now. The view borrows `self`, but the array may be an
+        // input, too: that is for `memory` to find out and to treat.
+        Ok(unsafe { ViewMut::new(self.0.data(), dtype, swapped, shape, strides) })
     }
 
     /// The array, to be returned.
     pub(super) fn into_object(self) -> Bound<'py, PyAny> {
         self.0.0.into_any()
+    }
+
+    /// The array, to be returned; one without dimensions as a NumPy scalar.
+    pub(super) fn into_scalar(self) -> PyResult<Bound<'py, PyAny>> {
+        let array = self.0.0;
+        if array.ndim() == 0 { array.get_item(PyTuple::empty(array.py())) } else { Ok(array.into_any()) }
     }
 }
 
@@ -364,20 +425,60 @@ impl<'py> FromPyObject<'_, 'py> for Axis {
 
 /// One axis: anything with `__index__` but a bool, as in NumPy.
 fn index(object: Borrowed<'_, '_, PyAny>) -> PyResult<isize> {
+    one_axis(object, "an integer, a tuple of integers or None")
+}
+
+/// One axis; `wanted` is what an error says the argument must be.
+fn one_axis(object: Borrowed<'_, '_, PyAny>, wanted: &str) -> PyResult<isize> {
     let py = object.py();
+    let refuse = || PyTypeError::new_err(format!("axis must be {wanted}, not {}", type_name(&object)));
     if object.is_instance_of::<PyBool>() {
-        return Err(PyTypeError::new_err("axis must be an integer, a tuple of integers or None, not bool"));
+        return Err(refuse());
     }
     object.extract().map_err(|error: PyErr| {
         if error.is_instance_of::<PyOverflowError>(py) {
             return axis_error(("axis is out of bounds for any array",));
         }
-        if error.is_instance_of::<PyTypeError>(py) {
-            let kind = type_name(&object);
-            return PyTypeError::new_err(format!("axis must be an integer, a tuple of integers or None, not {kind}"));
-        }
-        error
+        if error.is_instance_of::<PyTypeError>(py) { refuse() } else { error }
     })
+}
+
+/// The argument `axis` of functions that work along one axis.
+#[derive(Clone, Copy)]
+pub(super) struct ClassAxis(pub(super) isize);
+
+impl FromPyObject<'_, '_> for ClassAxis {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        one_axis(object, "an integer").map(Self)
+    }
+}
+
+/// The argument `reduction`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Summary {
+    Mean,
+    Sum,
+    None,
+}
+
+impl FromPyObject<'_, '_> for Summary {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let Ok(name) = object.cast::<PyString>() else {
+            return Err(PyTypeError::new_err(format!("reduction must be a string, not {}", type_name(&object))));
+        };
+        match name.to_cow()?.as_ref() {
+            "mean" => Ok(Self::Mean),
+            "sum" => Ok(Self::Sum),
+            "none" => Ok(Self::None),
+            other => {
+                Err(PyValueError::new_err(format!("reduction must be 'mean', 'sum' or 'none', not {other:?}")))
+            }
+        }
+    }
 }
 
 /// The argument `threads`, at least 1.

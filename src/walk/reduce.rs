@@ -309,9 +309,9 @@ impl<R: Reduction, C: Compute> Kernel for ByTile<'_, R, C> {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
             let lanes = self.tiles.lanes_from(first, self.part.rows.end);
-            let folded = self.tiles.fold(token, first, lanes);
+            self.tiles.fold(token, first, lanes);
             for lane in 0..lanes {
-                let fold = folded.get(lane);
+                let fold = self.tiles.get(lane);
                 let temperature = self.finish.reader.temperatures.of(first + lane);
                 self.finish.row(token, first + lane, &fold, temperature, &mut self.part)?;
             }

@@ -50,27 +50,10 @@ pub(super) struct Tiles<'a, C: Compute> {
     /// Whether a tile has whole rows.
     whole: bool,
     data: Vec<C>,
-}
-
-/// The folds of a tile's rows.
-pub(super) struct Folded<C: Real> {
-    strips: [Folds<C>; WIDEST / 8],
-    temperatures: [Temperature<C>; WIDEST],
-    shared: bool,
-}
-
-impl<C: Compute> Folded<C> {
-    /// The temperatures of a strip: one for each lane, or one for all.
-    #[inline(always)]
-    fn temperatures(&self, strip: usize) -> &[Temperature<C>] {
-        if self.shared { &self.temperatures[..1] } else { &self.temperatures[strip * C::LANES..] }
-    }
-
-    /// The fold of a row of the tile.
-    #[inline(always)]
-    pub(super) fn get(&self, lane: usize) -> Fold<C> {
-        self.strips[lane / C::LANES].get(lane % C::LANES)
-    }
+    /// The folds of the present tile's rows.
+    strips: Vec<Folds<C>>,
+    /// Their temperatures: one for each, or one for all.
+    temperatures: Vec<Temperature<C>>,
 }
 
 impl<'a, C: Compute> Tiles<'a, C> {
@@ -89,7 +72,22 @@ impl<'a, C: Compute> Tiles<'a, C> {
     pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
         let lanes = call.plan.outer.last().map_or(1, |dim| dim.len);
         let data = scratch(width * if whole { reader.len } else { CHUNK })?;
-        Ok(Self { reader, lanes, width, whole, data })
+        let strips = vec![Folds::empty(); width / C::LANES];
+        let distinct = if matches!(reader.temperatures, super::Temperatures::All(_)) { 1 } else { width };
+        let temperatures = vec![reader.temperatures.of(0); distinct];
+        Ok(Self { reader, lanes, width, whole, data, strips, temperatures })
+    }
+
+    /// The temperatures of a strip.
+    #[inline(always)]
+    fn temperatures(&self, strip: usize) -> &[Temperature<C>] {
+        if self.temperatures.len() == 1 { &self.temperatures } else { &self.temperatures[strip * C::LANES..] }
+    }
+
+    /// The fold of a row of the present tile.
+    #[inline(always)]
+    pub(super) fn get(&self, lane: usize) -> Fold<C> {
+        self.strips[lane / C::LANES].get(lane % C::LANES)
     }
 
     /// The rows of the tile that begins with `first`, of rows that end at `end`.
@@ -99,46 +97,46 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     /// The folds of `lanes` rows from `first` on. The logits are in working memory afterwards, if a tile has whole rows.
     #[inline(always)]
-    pub(super) fn fold<S: Simd>(&mut self, token: S, first: usize, lanes: usize) -> Folded<C> {
+    pub(super) fn fold<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
         let step = if self.whole { len } else { CHUNK };
         let count = lanes.div_ceil(C::LANES);
-        let shared = matches!(self.reader.temperatures, super::Temperatures::All(_));
-        let mut folded =
-            Folded { strips: [Folds::empty(); WIDEST / 8], temperatures: [Temperature::new(1.0); WIDEST], shared };
-        for lane in 0..if shared { 1 } else { lanes } {
-            folded.temperatures[lane] = self.reader.temperatures.of(first + lane);
+        if self.temperatures.len() > 1 {
+            for lane in 0..lanes {
+                self.temperatures[lane] = self.reader.temperatures.of(first + lane);
+            }
         }
-        let mut fixed: Option<[[_; LANES]; WIDEST / 8]> = None;
+        let mut fixed: Option<Vec<[_; LANES]>> = None;
         loop {
-            folded.strips[..count].fill(Folds::empty());
+            let mut chunks = 0;
             for start in (0..len).step_by(step) {
                 let tile = self.read(self.at(first, lanes, start, step.min(len - start)));
                 for chunk in (0..tile.len).step_by(CHUNK) {
                     for index in 0..count {
                         let strip = self.strip(index, chunk, CHUNK.min(tile.len - chunk));
                         let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
-                        let folds = column::fold(token, &self.data, strip, folded.temperatures(index), shifts);
-                        folded.strips[index].add(&folds);
+                        let folds = column::fold(token, &self.data, strip, self.temperatures(index), shifts);
+                        if chunks == 0 {
+                            self.strips[index] = folds;
+                        } else {
+                            self.strips[index].add(&folds);
+                        }
                     }
+                    chunks += 1;
                 }
             }
             if fixed.is_some() {
-                return folded;
+                return;
             }
-            let mut shifts = [[None; LANES]; WIDEST / 8];
-            let mut again = false;
             for index in 0..count {
                 let within = C::LANES.min(lanes - index * C::LANES);
-                if let Some(retry) = folded.strips[index].retry(folded.temperatures(index), within) {
-                    shifts[index] = retry;
-                    again = true;
+                if let Some(retry) = self.strips[index].retry(self.temperatures(index), within) {
+                    fixed.get_or_insert_with(|| vec![[None; LANES]; count])[index] = retry;
                 }
             }
-            if !again {
-                return folded;
+            if fixed.is_none() {
+                return;
             }
-            fixed = Some(shifts);
         }
     }
 
@@ -178,8 +176,8 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
             let lanes = self.tiles.lanes_from(first, self.part.rows.end);
-            let folded = self.tiles.fold(token, first, lanes);
-            self.write(token, first, lanes, &folded);
+            self.tiles.fold(token, first, lanes);
+            self.write(token, first, lanes);
             first += lanes;
         }
     }
@@ -187,7 +185,7 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
 
 impl<F: Function, C: Compute> MapTiles<'_, F, C> {
     #[inline(always)]
-    fn write<S: Simd>(&mut self, token: S, first: usize, lanes: usize, folded: &Folded<C>) {
+    fn write<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.tiles.reader.len;
         let step = if self.tiles.whole { len } else { CHUNK };
         for start in (0..len).step_by(step) {
@@ -198,48 +196,43 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
             for index in 0..lanes.div_ceil(C::LANES) {
                 let strip = self.tiles.strip(index, 0, tile.len);
                 let within = C::LANES.min(lanes - index * C::LANES);
-                let results = self.results(token, first, folded, index, within);
-                let (data, temperatures) = (self.tiles.data.as_mut_slice(), folded.temperatures(index));
+                let results = self.results(token, first, index, within);
+                let Tiles { data, temperatures, .. } = &mut self.tiles;
+                let first = if temperatures.len() == 1 { 0 } else { index * C::LANES };
+                let temperatures = &temperatures[first..];
                 token.call(column::Write { tile: data, strip, temperatures, results: &results });
             }
-            self.exclude(tile, folded);
+            self.exclude(tile);
             self.part.write_tile(tile, &self.tiles.data);
         }
     }
 
     /// What the results of the lanes of a strip have in common.
     #[inline(always)]
-    fn results<S: Simd>(
-        &self,
-        token: S,
-        first: usize,
-        folded: &Folded<C>,
-        strip: usize,
-        within: usize,
-    ) -> [F::Row<C>; LANES] {
-        let mut results = [self.row(token, first, folded, strip, 0); LANES];
+    fn results<S: Simd>(&self, token: S, first: usize, strip: usize, within: usize) -> [F::Row<C>; LANES] {
+        let mut results = [self.row(token, first, strip, 0); LANES];
         for (lane, results) in results.iter_mut().enumerate().take(within).skip(1) {
-            *results = self.row(token, first, folded, strip, lane);
+            *results = self.row(token, first, strip, lane);
         }
         results
     }
 
     #[inline(always)]
-    fn row<S: Simd>(&self, token: S, first: usize, folded: &Folded<C>, strip: usize, lane: usize) -> F::Row<C> {
-        let temperature = column::of_lane(folded.temperatures(strip), lane);
+    fn row<S: Simd>(&self, token: S, first: usize, strip: usize, lane: usize) -> F::Row<C> {
+        let temperature = column::of_lane(self.tiles.temperatures(strip), lane);
         let row = first + strip * C::LANES + lane;
         let rest = |max| self.tiles.reader.rest(token, row, temperature, max);
-        F::row(token, &folded.strips[strip].get(lane), temperature, &rest)
+        F::row(token, &self.tiles.strips[strip].get(lane), temperature, &rest)
     }
 
     /// Puts the result for excluded places into lanes of which the mask keeps none, and into lanes that are
     /// otherwise NaN. (Elsewhere they have it already, as the result of minus infinity.)
-    fn exclude(&mut self, tile: Tile, folded: &Folded<C>) {
+    fn exclude(&mut self, tile: Tile) {
         let Some(mask) = self.tiles.reader.mask else { return };
         let excluded = C::from_f64(F::EXCLUDED);
         let mut undefined = false;
         for lane in 0..tile.lanes {
-            let fold = folded.get(lane);
+            let fold = self.tiles.get(lane);
             if self.tiles.reader.is_vacant(tile.first + lane, &fold) {
                 self.tiles.data[lane..].iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
             }

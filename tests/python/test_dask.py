@@ -21,6 +21,8 @@ Array = NDArray[Any]
 INF, NAN = np.inf, np.nan
 ELEMENTWISE = ["softmax", "log_softmax"]
 
+FEW = hypothesis.settings(max_examples=40)  # a graph takes Dask longer than its numbers take the library
+
 # Between the two ways, each of which is at most 2 ULP off; a float64 sum of many terms may be off by more.
 APART = {np.dtype(dtype): 2.0 for dtype in FLOATS}
 APART_SUMS = {**APART, np.dtype(np.float64): 5.0}
@@ -96,6 +98,7 @@ def row_shape(x: Array, axis: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
+@FEW
 @hypothesis.given(cut(), st.data(), st.booleans())
 def test_elementwise(name: str, case: tuple[Array, Any, int], data: Any, lazy: bool) -> None:
     x, d, axis = case
@@ -109,6 +112,7 @@ def test_elementwise(name: str, case: tuple[Array, Any, int], data: Any, lazy: b
         )
 
 
+@FEW
 @hypothesis.given(cut(), st.data(), st.booleans())
 def test_several_axes(case: tuple[Array, Any, int], data: Any, keepdims: bool) -> None:
     x, d, axis = case
@@ -129,6 +133,7 @@ def test_several_axes(case: tuple[Array, Any, int], data: Any, keepdims: bool) -
     )
 
 
+@FEW
 @hypothesis.given(cut(), st.data(), st.sampled_from("bhlBQ"))
 def test_log_prob(case: tuple[Array, Any, int], data: Any, code: str) -> None:
     x, d, axis = case
@@ -139,6 +144,7 @@ def test_log_prob(case: tuple[Array, Any, int], data: Any, code: str) -> None:
     assert_close(fsd.log_prob(d, given, axis, **chosen), fs.log_prob(x, index, axis, **chosen))
 
 
+@FEW
 @hypothesis.given(cut(), st.data())
 def test_entropy(case: tuple[Array, Any, int], data: Any) -> None:
     x, d, axis = case
@@ -146,6 +152,7 @@ def test_entropy(case: tuple[Array, Any, int], data: Any) -> None:
     assert_close(fsd.entropy(d, axis, **chosen), fs.entropy(x, axis, **chosen), APART_SUMS)
 
 
+@FEW
 @hypothesis.given(cut(), st.data(), st.booleans())
 def test_top_k(case: tuple[Array, Any, int], data: Any, log: bool) -> None:
     x, d, axis = case
@@ -167,6 +174,7 @@ def test_top_k_with_a_mask() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@FEW
 @hypothesis.given(cut(), st.data())
 def test_cross_entropy_of_classes(reduction: str, case: tuple[Array, Any, int], data: Any) -> None:
     x, d, axis = case
@@ -182,6 +190,7 @@ def test_cross_entropy_of_classes(reduction: str, case: tuple[Array, Any, int], 
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@FEW
 @hypothesis.given(cut(), st.data())
 def test_cross_entropy_of_probabilities(reduction: str, case: tuple[Array, Any, int], data: Any) -> None:
     x, d, axis = case

@@ -192,6 +192,28 @@ def test_bfloat16_in_disguise(tmp_path, rng, stored, axis):
             np.testing.assert_array_equal(got.view(BF16), expected)
 
 
+@pytest.mark.parametrize("stored", ["V2", "<u2", ">u2", "bfloat16"])
+def test_bfloat16_in_arrays(rng, stored):
+    x = (rng.normal(size=(64, 30)) * 5).astype(BF16)
+    expected = fs.softmax(x)
+    kept = {"V2": x.view("V2"), "bfloat16": x}.get(stored, x.view(np.uint16).astype(stored, copy=False))
+    for dst in (
+        np.empty(x.shape, BF16),
+        np.empty(x.shape, np.float32),
+        np.empty(x.shape, "V2"),
+        np.empty(x.shape, "u2"),
+    ):
+        if dst.dtype.name not in {"bfloat16", "float32"} and dst.dtype != kept.dtype:
+            with pytest.raises(TypeError, match="cannot hold"):
+                fs.io.stream(fs.softmax, kept, dst, input_dtype="bfloat16")
+            continue
+        fs.io.stream(fs.softmax, kept, dst, input_dtype="bfloat16", chunk_bytes=500)
+        got = dst.view(BF16) if dst.dtype.itemsize == 2 else dst
+        np.testing.assert_array_equal(got.astype(np.float32), expected.astype(np.float32))
+    with pytest.raises(TypeError, match="cannot hold"):
+        fs.io.stream(fs.softmax, x, np.empty(x.shape, np.int32))
+
+
 def test_bfloat16_must_be_named_and_possible(tmp_path):
     src = save(tmp_path / "x.npy", np.zeros((2, 3), "V2"))
     with pytest.raises(fs.io.NpyError, match="bfloat16"):
@@ -457,6 +479,11 @@ def test_arguments_refused(tmp_path, rng):
         stream("softmax", chunk_bytes=0)
     with pytest.raises(ValueError, match="temperature"):
         stream("softmax", temperature=0.0)
+    for bad in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="temperature"):
+            stream("softmax", temperature=np.array([bad] + [1.0] * 99), axis=0, chunk_bytes=1000)
+    with pytest.raises(ValueError, match="two files"):
+        fs.io.stream("top_k", src, (dst, tmp_path / "." / "y.npy"), k=1)
     with pytest.raises(TypeError):
         stream("softmax", dtype=complex)
     for axis in (2, -3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import warnings
@@ -166,6 +167,21 @@ def test_mutated_headers_never_do_anything_else(data):
         dtype,
         file.tell(),
     )
+
+
+@pytest.mark.parametrize("shape", [(2**60, 0), (0, 2**60), (2**40, 0, 2**20)])
+@pytest.mark.parametrize("fortran", [False, True])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_empty_arrays_of_enormous_shapes(tmp_path, shape, fortran, axis):
+    (tmp_path / "x.npy").write_bytes(npy.format_header(np.dtype("f4"), shape, fortran_order=fortran))
+    for name in ("softmax", "logsumexp"):
+        try:
+            fs.io.stream(name, tmp_path / "x.npy", tmp_path / "y.npy", axis=axis, overwrite=True)
+        except OSError as error:
+            if name == "softmax" or error.errno not in {errno.EFBIG, errno.ENOSPC}:
+                raise
+        else:
+            assert (tmp_path / "y.npy").stat().st_size < 1000
 
 
 def test_written_headers_are_numpys(tmp_path):

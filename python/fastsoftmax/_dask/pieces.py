@@ -141,20 +141,25 @@ class Piece:
             columns = columns_of(state[(*group, ...)].reshape(-1), self.result, self.threads)
             yield columns, group, [(*place, *group) for place in blocks(classes, TILE)]
 
-    def tile(self, place: Place, width: int) -> tuple[Array, Array | None]:
+    def tile(self, place: Place) -> tuple[Array, Array | None]:
         """Give a tile as (classes, rows), -inf where it is masked, and its mask."""
-        x = self._x[place].reshape(-1, width)
+        x = _matrix(self._x[place], len(self.axes))
         if self._where is None:
             return x, None
-        mask = self._where[place].reshape(-1, width)
+        mask = _matrix(self._where[place], len(self.axes))
         return np.where(mask, x, x.dtype.type(-np.inf)), mask
 
     def log_probabilities(self, columns: Columns, place: Place) -> tuple[F64, Array | None]:
         """Give the log-probabilities of a tile in float64, and its mask."""
-        x, mask = self.tile(place, columns.m.size)
+        x, mask = self.tile(place)
         out = np.empty(x.shape)
         columns.log_softmax(x, out)
         return out, mask
+
+
+def _matrix(array: Array, depth: int) -> Array:
+    """Give an array whose first axes are those of the classes as (classes, rows)."""
+    return array.reshape(math.prod(array.shape[:depth]), math.prod(array.shape[depth:]))
 
 
 def columns_of(state: Array, result: np.dtype[Any], threads: int | None = None) -> Columns:
@@ -180,7 +185,7 @@ def fold(x: Array, temperature: Any, where: Array | None, **options: Any) -> Arr
     turned = piece.turn(result)[(*(0,) * len(piece.axes), ...)]
     for columns, group, tiles in piece.groups(result):
         for place in tiles:
-            columns.fold(piece.tile(place, columns.m.size)[0])
+            columns.fold(piece.tile(place)[0])
         target = turned[(*group, ...)]
         for name, values in (("m", columns.m), ("rest", columns.rest), ("low", columns.rest_low)):
             target[name] = values.reshape(target.shape)
@@ -191,7 +196,7 @@ def merge(states: Array, axis: tuple[int, ...], keepdims: bool, *, result: np.dt
     """Merge states along axes; the axes stay, with length 1."""
     del keepdims
     turned = np.moveaxis(states, axis, range(len(axis)))
-    turned = turned.reshape(-1, math.prod(turned.shape[len(axis) :]))
+    turned = _matrix(turned, len(axis))
     columns = columns_of(turned[0], result)
     with np.errstate(all="ignore"):
         for part in turned[1:]:
@@ -208,7 +213,7 @@ def finish(x: Array, state: Array, where: Array | None, *, log: bool, **options:
     turned = piece.turn(result)
     for columns, _, tiles in piece.groups(state):
         for place in tiles:
-            part, mask = piece.tile(place, columns.m.size)
+            part, mask = piece.tile(place)
             out = np.empty(part.shape, piece.result)
             (columns.log_softmax if log else columns.softmax)(part, out)
             if mask is not None:
@@ -254,7 +259,7 @@ def entropy_part(x: Array, state: Array, where: Array | None, **options: Any) ->
     piece = Piece(x, where=where, **options)
 
     def part_of(columns: Columns, place: Place, _: Place) -> F64:
-        tile, mask = piece.tile(place, columns.m.size)
+        tile, mask = piece.tile(place)
         log_p, p = np.empty(tile.shape), np.empty(tile.shape)
         columns.log_softmax(tile, log_p)
         columns.softmax(tile, p)
@@ -274,7 +279,7 @@ def picked_part(
 
     def part_of(columns: Columns, place: Place, group: Place) -> F64:
         here, at = _here(labels[group].reshape(-1), place[0], x.shape[axis])
-        tile, mask = piece.tile(place, columns.m.size)
+        tile, mask = piece.tile(place)
         out = np.empty((1, columns.m.size))
         columns.log_softmax(np.take_along_axis(tile, at, 0), out)
         if mask is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
     Shape = tuple[int, ...]
+
+FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 
 
 # -- where from ----------------------------------------------------------------------------------------------
@@ -47,10 +49,7 @@ class FileSource:
         view, run = raw.data, region.run * size
         for i in range(region.runs):
             self._file.read_into(view[i * run : (i + 1) * run], (region.start + i * region.stride) * size)
-        values = raw.view(self.stored)
-        if self.stored.kind in "iu" and self.dtype.kind == "V" and not self.stored.isnative:
-            values = values.byteswap(inplace=True)
-        return values.view(self.dtype)
+        return _undisguised(raw.view(self.stored), self.dtype)
 
 
 class ArraySource:
@@ -64,7 +63,8 @@ class ArraySource:
             raise TypeError("masked arrays are not supported; pass where=~mask")
         self.array = array
         self.shape: Shape = tuple(array.shape)
-        self.dtype = _element_type(np.dtype(array.dtype), input_dtype, "src")
+        self.stored = np.dtype(array.dtype)
+        self.dtype = _element_type(self.stored, input_dtype, "src")
         self.identity: tuple[int, int] | None = None
         with contextlib.suppress(OSError, AttributeError, TypeError):  # numpy.memmap knows its file
             status = os.stat(array.filename)  # noqa: PTH116
@@ -73,10 +73,17 @@ class ArraySource:
     def read(self, region: Region, buffer: Array | None) -> Array:  # noqa: ARG002
         a, b = region.rows
         values = np.asarray(self.array[a:b] if self.shape else self.array[()])
-        return values.view(self.dtype) if self.dtype.kind == "V" else values
+        return _undisguised(values, self.dtype)
 
     def finish(self) -> None:
         pass
+
+
+def _undisguised(values: Array, dtype: np.dtype[Any]) -> Array:
+    """View bfloat16 that is kept as something else as what it is."""
+    if dtype.kind != "V" or values.dtype == dtype:
+        return values
+    return values.astype(values.dtype.newbyteorder("="), copy=False).view(dtype)
 
 
 def _element_type(stored: np.dtype[Any], input_dtype: Any, name: str) -> np.dtype[Any]:
@@ -136,23 +143,39 @@ class ArrayTarget:
     is_array = True
 
     def __init__(
-        self, array: Any, shape: Shape, dtype: np.dtype[Any], *, buffered: bool, reverse: bool
+        self,
+        array: Any,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        source: FileSource | ArraySource,
+        *,
+        buffered: bool,
     ) -> None:
-        user = shape[::-1] if reverse else shape
+        user = shape[::-1] if source.reverse else shape
         if tuple(getattr(array, "shape", user)) != user:
             raise ValueError(f"dst has shape {tuple(array.shape)}; the result has shape {user}")
-        kept = getattr(array, "dtype", dtype)
-        if "V" not in kept.kind + dtype.kind and not np.can_cast(dtype, kept, "same_kind"):
+        self._disguise: np.dtype[Any] | None = None
+        kept = np.dtype(getattr(array, "dtype", dtype))
+        if kept != dtype and "V" in kept.kind + dtype.kind:  # NumPy has no rules for casts of bfloat16
+            if dtype.kind == "V" and kept in {np.dtype("V2"), np.dtype(np.uint16)}:
+                self._disguise = kept
+            # In disguise only if the input was: else nobody could tell numbers from bits.
+            fits = kept == source.stored if self._disguise else kept.name in FLOATS
+        else:
+            fits = np.can_cast(dtype, kept, "same_kind")
+        if not fits:
             raise TypeError(f"dst has dtype {kept}, which cannot hold a result of dtype {dtype}")
         self._array = array
         self._shape = shape
-        self._reverse = reverse
+        self._reverse = source.reverse
         self.dtype = dtype
         self.buffered = buffered
 
     def write(self, region: Region, values: Array) -> None:
         a, b = region.rows
         values = values.reshape(b - a, *self._shape[1:]) if self._shape else values.reshape(())
+        if self._disguise is not None:
+            values = values.view(self._disguise)
         if not self._shape:
             self._array[()] = values
         elif self._reverse:

@@ -124,6 +124,11 @@ class Job:
         else:
             raise TypeError(f"dst of {op.name} must be a pair: where the values go, and where the indices go")
         kinds = [kind_of(place) for place in places]
+        paths = [
+            os.path.realpath(os.fsdecode(p)) for p, kind in zip(places, kinds, strict=True) if kind == "file"
+        ]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"{paths[0]}: values and indices need two files")
         # Positions can be read and written in any order.
         self.random = isinstance(self.source, FileSource) and not self.source.sequential
         self.random_out = all(kind == "file" for kind in kinds)
@@ -136,8 +141,7 @@ class Job:
         for place, kind, dtype, shape in zip(places, kinds, self.dtypes, self.results, strict=True):
             if kind == "array":
                 self._refuse_overlap(place)
-                reverse = self.source.reverse
-                self.targets.append(ArrayTarget(place, shape, dtype, buffered=op.kind.out, reverse=reverse))
+                self.targets.append(ArrayTarget(place, shape, dtype, self.source, buffered=op.kind.out))
             else:
                 file = self._open_file(place, kind, dtype, shape, overwrite=overwrite)
                 self.targets.append(FileTarget(file, dtype, buffered=op.kind.out))
@@ -208,7 +212,7 @@ class Job:
         self, place: Any, kind: str, dtype: np.dtype[Any], shape: Shape, *, overwrite: bool
     ) -> OutputFile | OutputStream:
         stored = dtype
-        if dtype.kind == "V" and isinstance(self.source, FileSource) and self.source.stored.kind == "u":
+        if dtype.kind == "V" and self.source.stored.kind == "u":
             stored = np.dtype(np.uint16)  # bfloat16 in the same disguise as the input
         header = format_header(
             stored, self._turn(shape), fortran_order=self.source.reverse and len(shape) > 1
@@ -240,6 +244,8 @@ class Job:
         targets = [] if self.loss else self.targets
         results = () if self.loss else self.results
         tiles: Any
+        if self.bytes_to_read == self.bytes_to_write == 0:
+            return  # and not 2^62 empty rows, which 128 bytes of header can ask for
         if self.plan == "two passes":
             self._run_two_passes(advance)
             return
@@ -322,13 +328,10 @@ class Job:
                     matrix_tiles(self.length, self.inner, columns, step, unit, len(loop.targets)), compute
                 )
             if not elementwise:
-                size = columns.stop - columns.start
-                rows = (
-                    0,
-                    self.results[0][0] if self.results[0] else 1,
-                )  # of arrays, which get everything at once
-                values = _rounded(state.logsumexp(), self.dtypes[0])
-                self.targets[0].write(Region(start, size, rows=rows), values)
+                result = self.results[0]
+                everything = (0, result[0] if result else 1)  # arrays are not cut into blocks of columns
+                region = Region(start, columns.stop - columns.start, rows=everything)
+                self.targets[0].write(region, _rounded(state.logsumexp(), self.dtypes[0]))
 
     def _state(self, columns: slice) -> Columns:
         temperature = self.op.keywords.get("temperature", 1.0)

@@ -116,6 +116,9 @@ class Operation:
             value = self.keywords.get(name)
             if value is not None and np.ndim(value):
                 self.arrays[name] = np.asanyarray(self.keywords.pop(name))
+        temperature = self.arrays.get("temperature", np.ones(1))
+        if not np.all((temperature > 0) & np.isfinite(temperature)):
+            raise ValueError("temperature must be greater than 0 and finite")
 
     @property
     def scalar(self) -> bool:
