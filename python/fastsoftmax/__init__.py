@@ -17,7 +17,11 @@ from fastsoftmax._core import (
     InternalError,
     __version__,
     build_info,
+    cross_entropy,
     get_num_threads,
+    log_prob,
+    log_softmax,
+    logsumexp,
     set_num_threads,
     softmax,
 )
@@ -26,7 +30,11 @@ __all__ = [
     "InternalError",
     "__version__",
     "build_info",
+    "cross_entropy",
     "get_num_threads",
+    "log_prob",
+    "log_softmax",
+    "logsumexp",
     "set_num_threads",
     "softmax",
 ]

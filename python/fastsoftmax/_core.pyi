@@ -1,4 +1,4 @@
-from typing import Any, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -81,7 +81,208 @@ def softmax(
     out: None = None,
     threads: SupportsIndex | None = None,
 ) -> NDArray[Any]: ...
+@overload
+def log_softmax(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: _Out,
+    threads: SupportsIndex | None = None,
+) -> _Out: ...
+@overload
+def log_softmax(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: type[_Float] | np.dtype[_Float],
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float]: ...
+@overload
+def log_softmax(
+    x: NDArray[_Float],
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float]: ...
+@overload
+def log_softmax(
+    x: NDArray[_Whole],
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[np.float64]: ...
+@overload
+def log_softmax(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[Any]: ...
+@overload
+def logsumexp(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    keepdims: bool = False,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: _Out,
+    threads: SupportsIndex | None = None,
+) -> _Out: ...
+@overload
+def logsumexp(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    keepdims: bool = False,
+    where: _Mask = None,
+    dtype: type[_Float] | np.dtype[_Float],
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float] | _Float: ...
+@overload
+def logsumexp(
+    x: NDArray[_Float],
+    /,
+    axis: _Axis = -1,
+    *,
+    keepdims: bool = False,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float] | _Float: ...
+@overload
+def logsumexp(
+    x: NDArray[_Whole],
+    /,
+    axis: _Axis = -1,
+    *,
+    keepdims: bool = False,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[np.float64] | np.float64: ...
+@overload
+def logsumexp(
+    x: ArrayLike,
+    /,
+    axis: _Axis = -1,
+    *,
+    keepdims: bool = False,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> Any: ...
+@overload
+def log_prob(
+    logits: ArrayLike,
+    index: ArrayLike,
+    /,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: _Out,
+    threads: SupportsIndex | None = None,
+) -> _Out: ...
+@overload
+def log_prob(
+    logits: ArrayLike,
+    index: ArrayLike,
+    /,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: type[_Float] | np.dtype[_Float],
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float]: ...
+@overload
+def log_prob(
+    logits: NDArray[_Float],
+    index: ArrayLike,
+    /,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[_Float]: ...
+@overload
+def log_prob(
+    logits: NDArray[_Whole],
+    index: ArrayLike,
+    /,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[np.float64]: ...
+@overload
+def log_prob(
+    logits: ArrayLike,
+    index: ArrayLike,
+    /,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    where: _Mask = None,
+    dtype: DTypeLike | None = None,
+    out: None = None,
+    threads: SupportsIndex | None = None,
+) -> NDArray[Any]: ...
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    /,
+    axis: SupportsIndex = -1,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex = -100,
+    label_smoothing: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    temperature: ArrayLike = 1.0,
+    threads: SupportsIndex | None = None,
+) -> Any: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: SupportsIndex | None, /) -> None: ...
 def build_info() -> _BuildInfo: ...
 def _panic(elements: SupportsIndex, /) -> None: ...
+def _yardstick(
+    kind: str, src: NDArray[np.float32], dst: NDArray[np.float32] | None, threads: SupportsIndex, /
+) -> None: ...

@@ -213,9 +213,12 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
     let mut filled = slots.min(strip.rows);
     for (slot, total) in sums.iter_mut().enumerate().take(filled) {
         let mut sum = Sum::new(token);
-        for index in strip.rows().skip(slot).step_by(slots) {
-            let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
+        let mut line = slot;
+        while line < strip.rows {
+            let row = &tile[strip.first + line * strip.pitch..];
+            let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, row));
             sum.add(p, s);
+            line += slots;
         }
         *total = sum.lanes();
     }

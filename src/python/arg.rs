@@ -474,9 +474,7 @@ impl FromPyObject<'_, '_> for Summary {
             "mean" => Ok(Self::Mean),
             "sum" => Ok(Self::Sum),
             "none" => Ok(Self::None),
-            other => {
-                Err(PyValueError::new_err(format!("reduction must be 'mean', 'sum' or 'none', not {other:?}")))
-            }
+            other => Err(PyValueError::new_err(format!("reduction must be 'mean', 'sum' or 'none', not {other:?}"))),
         }
     }
 }

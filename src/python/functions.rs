@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -11,6 +12,7 @@ use super::call::{Settings, call};
 use crate::memory::View;
 use crate::shape::Axis;
 use crate::simd::Level;
+use crate::yardstick::{Yardstick, yardstick};
 use crate::{ops, parallel};
 
 #[doc = include_str!("doc/softmax.rst")]
@@ -39,6 +41,35 @@ pub(super) fn softmax<'py>(
     };
     let mut result = out.view()?;
     call(py, logits.size(), settings, |options| ops::softmax::run(&logits, &mut result, &axis, options))?;
+    Ok(out.into_object())
+}
+
+#[doc = include_str!("doc/log_softmax.rst")]
+#[pyfunction]
+#[pyo3(
+    signature = (x, /, axis=Axis::One(-1), *, temperature=Temperature::Number(1.0), r#where=None, dtype=None, out=None, threads=None),
+    text_signature = "(x, /, axis=-1, *, temperature=1.0, where=None, dtype=None, out=None, threads=None)"
+)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn log_softmax<'py>(
+    py: Python<'py>,
+    x: Array<'py>,
+    axis: Axis,
+    temperature: Temperature<'py>,
+    r#where: Option<Mask<'py>>,
+    dtype: Option<FloatType>,
+    out: Option<Output<'py>>,
+    threads: Option<Threads>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let logits = x.view("x")?;
+    let mut out = output(&x, &logits, dtype, out)?;
+    let settings = Settings {
+        temperature: temperature.view()?,
+        mask: r#where.as_ref().map(Mask::view).transpose()?,
+        threads: threads.map(|threads| threads.0),
+    };
+    let mut result = out.view()?;
+    call(py, logits.size(), settings, |options| ops::log_softmax::run(&logits, &mut result, &axis, options))?;
     Ok(out.into_object())
 }
 
@@ -134,4 +165,31 @@ pub(super) fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pyo3(signature = (elements, /))]
 pub(super) fn _panic(py: Python<'_>, elements: usize) -> PyResult<()> {
     call(py, elements, Settings::default(), |_| panic!("a test asked for this panic"))
+}
+
+/// Copy or read float32 arrays as fast as this machine can, for the benchmarks to measure against.
+#[pyfunction]
+#[pyo3(signature = (kind, src, dst, threads, /))]
+#[allow(clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn _yardstick(
+    py: Python<'_>,
+    kind: &str,
+    src: Array<'_>,
+    dst: Option<Output<'_>>,
+    threads: Threads,
+) -> PyResult<()> {
+    let kind = kind.parse::<Yardstick>()?;
+    let src = src.view("src")?;
+    let mut dst = dst;
+    let mut dst = dst.as_mut().map(Output::view).transpose()?;
+    let refuse = |name| PyValueError::new_err(format!("{name} must be a contiguous float32 array, and not the other"));
+    if dst.as_ref().is_some_and(|dst| dst.array().overlaps(&src)) {
+        return Err(refuse("dst"));
+    }
+    let from = src.as_slice::<f32>().ok_or_else(|| refuse("src"))?;
+    let to = match &mut dst {
+        Some(dst) => dst.as_mut_slice::<f32>().ok_or_else(|| refuse("dst"))?,
+        None => &mut [],
+    };
+    Ok(py.detach(|| yardstick(kind, from, to, threads.0))?)
 }

@@ -14,6 +14,7 @@ mod arg;
 mod call;
 mod error;
 mod functions;
+mod reductions;
 
 use pyo3::exceptions::{PyImportError, PyRuntimeWarning};
 use pyo3::prelude::*;
@@ -31,7 +32,9 @@ mod _core {
     #[pymodule_export]
     use super::error::InternalError;
     #[pymodule_export]
-    use super::functions::{_panic, build_info, get_num_threads, set_num_threads, softmax};
+    use super::functions::{_panic, _yardstick, build_info, get_num_threads, log_softmax, set_num_threads, softmax};
+    #[pymodule_export]
+    use super::reductions::{cross_entropy, log_prob, logsumexp};
 
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
 

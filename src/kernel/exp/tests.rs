@@ -11,7 +11,7 @@ use crate::simd::{Kernel, Level, Simd, Vector, dispatch};
 /// The promise: s * (1 + p), rounded once, is this near to the exponential.
 const ULP: f64 = 1.0;
 /// What is true of p before that rounding, in units in the last place of the rounded value.
-const UNROUNDED: f64 = 0.28;
+const UNROUNDED: f64 = 0.5;
 
 /// The p and s of a few neighbouring logits, which share the shift that the greatest of them has.
 struct Terms<'a, T> {

@@ -1,0 +1,260 @@
+//! The functions that give one value, or a few, for each row.
+
+use half::{bf16, f16};
+use ndarray::{ArrayViewMutD, IxDyn};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use smallvec::SmallVec;
+
+use super::arg::{Array, ClassAxis, FloatType, Mask, Output, Summary, Temperature, Threads};
+use super::call::{Settings, call};
+use crate::element::{DType, Float};
+use crate::error::Result;
+use crate::kernel::double::Double;
+use crate::memory::{View, ViewMut, scratch};
+use crate::ops;
+use crate::ops::cross_entropy::Targets;
+use crate::options::Options;
+use crate::shape::{Axis, Shape, display};
+
+/// What a reduction leaves of the logits' shape.
+struct Reduced {
+    /// For each dimension of the logits, whether it is one of the axes.
+    axes: SmallVec<[bool; 4]>,
+    /// The shape of the result.
+    shape: Shape,
+}
+
+impl Reduced {
+    fn new(logits: &View<'_>, axis: &Axis, keepdims: bool) -> Result<Self> {
+        let axes = axis.reduced(logits.shape.len())?;
+        let kept = |(&len, &reduced): (&usize, &bool)| if reduced { keepdims.then_some(1) } else { Some(len) };
+        let shape = logits.shape.iter().zip(&axes).filter_map(kept).collect();
+        Ok(Self { axes, shape })
+    }
+
+    /// The array that takes the result: the caller's, or a new one.
+    fn output<'py>(
+        &self,
+        py: Python<'py>,
+        logits: &View<'_>,
+        dtype: Option<FloatType>,
+        out: Option<Output<'py>>,
+    ) -> PyResult<Output<'py>> {
+        let asked = dtype.map(|dtype| dtype.0);
+        match out {
+            None => Output::new(py, &self.shape, asked.unwrap_or(logits.dtype.result())),
+            Some(out) => out.check(asked),
+        }
+    }
+
+    fn view<'a>(&self, out: &'a mut Output<'_>) -> PyResult<ViewMut<'a>> {
+        out.view_of_reduced(&self.shape, &self.axes)
+    }
+
+    /// An operand that broadcasts against the result, as seen from the logits.
+    fn spread<'a>(&self, operand: &View<'a>, name: &str) -> Result<View<'a>> {
+        let mut view = operand.broadcast(&self.shape, name)?;
+        for (axis, _) in self.axes.iter().enumerate().filter(|(_, reduced)| **reduced) {
+            view.shape.insert(axis, 1);
+            view.strides.insert(axis, 0);
+        }
+        Ok(view)
+    }
+}
+
+fn is_integer(dtype: DType) -> bool {
+    !dtype.is_float() && dtype != DType::Bool
+}
+
+#[doc = include_str!("doc/logsumexp.rst")]
+#[pyfunction]
+#[pyo3(
+    signature = (x, /, axis=Axis::One(-1), *, keepdims=false, r#where=None, dtype=None, out=None, threads=None),
+    text_signature = "(x, /, axis=-1, *, keepdims=False, where=None, dtype=None, out=None, threads=None)"
+)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn logsumexp<'py>(
+    py: Python<'py>,
+    x: Array<'py>,
+    axis: Axis,
+    keepdims: bool,
+    r#where: Option<Mask<'py>>,
+    dtype: Option<FloatType>,
+    out: Option<Output<'py>>,
+    threads: Option<Threads>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let logits = x.view("x")?;
+    let reduced = Reduced::new(&logits, &axis, keepdims)?;
+    let is_given = out.is_some();
+    let mut out = reduced.output(py, &logits, dtype, out)?;
+    let settings = Settings {
+        mask: r#where.as_ref().map(Mask::view).transpose()?,
+        threads: threads.map(|threads| threads.0),
+        ..Settings::default()
+    };
+    let mut result = reduced.view(&mut out)?;
+    call(py, logits.size(), settings, |options| ops::logsumexp::run(&logits, &mut result, &axis, options))?;
+    if is_given { Ok(out.into_object()) } else { out.into_scalar() }
+}
+
+#[doc = include_str!("doc/log_prob.rst")]
+#[pyfunction]
+#[pyo3(
+    signature = (logits, index, /, axis=ClassAxis(-1), *, temperature=Temperature::Number(1.0), r#where=None, dtype=None, out=None, threads=None),
+    text_signature = "(logits, index, /, axis=-1, *, temperature=1.0, where=None, dtype=None, out=None, threads=None)"
+)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn log_prob<'py>(
+    py: Python<'py>,
+    logits: Array<'py>,
+    index: Array<'py>,
+    axis: ClassAxis,
+    temperature: Temperature<'py>,
+    r#where: Option<Mask<'py>>,
+    dtype: Option<FloatType>,
+    out: Option<Output<'py>>,
+    threads: Option<Threads>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let axis = Axis::One(axis.0);
+    let logits = logits.view("logits")?;
+    let index = index.view("index")?;
+    if !is_integer(index.dtype) {
+        let given = index.dtype.name();
+        return Err(PyTypeError::new_err(format!("index must be an array of integers, not of {given}")));
+    }
+    let reduced = Reduced::new(&logits, &axis, false)?;
+    let index = reduced.spread(&index, "index")?;
+    let mut out = reduced.output(py, &logits, dtype, out)?;
+    let settings = Settings {
+        temperature: temperature.view()?,
+        mask: r#where.as_ref().map(Mask::view).transpose()?,
+        threads: threads.map(|threads| threads.0),
+    };
+    let mut result = reduced.view(&mut out)?;
+    call(py, logits.size(), settings, |options| ops::log_prob::run(&logits, &index, &mut result, &axis, options))?;
+    Ok(out.into_object())
+}
+
+#[doc = include_str!("doc/cross_entropy.rst")]
+#[pyfunction]
+#[pyo3(
+    signature = (logits, labels, /, axis=ClassAxis(-1), *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction=Summary::Mean, temperature=Temperature::Number(1.0), threads=None),
+    text_signature = "(logits, labels, /, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction=\"mean\", temperature=1.0, threads=None)"
+)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn cross_entropy<'py>(
+    py: Python<'py>,
+    logits: Array<'py>,
+    labels: Array<'py>,
+    axis: ClassAxis,
+    weight: Option<Array<'py>>,
+    ignore_index: i64,
+    label_smoothing: f64,
+    reduction: Summary,
+    temperature: Temperature<'py>,
+    threads: Option<Threads>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let axis = Axis::One(axis.0);
+    let logits = logits.view("logits")?;
+    let reduced = Reduced::new(&logits, &axis, false)?;
+    let (labels, soft) = targets(&labels.view("labels")?, &logits, &reduced)?;
+    let weight = weight.as_ref().map(|weight| weight.view("weight")).transpose()?;
+    let targets = Targets { labels, soft, weight, ignore_index, label_smoothing };
+    let settings = Settings { temperature: temperature.view()?, mask: None, threads: threads.map(|threads| threads.0) };
+    let dtype = logits.dtype.result();
+    if reduction == Summary::None {
+        let mut out = Output::new(py, &reduced.shape, dtype)?;
+        let mut result = reduced.view(&mut out)?;
+        call(py, logits.size(), settings, |options| {
+            ops::cross_entropy::run(&logits, &targets, &mut result, &axis, options).map(drop)
+        })?;
+        return Ok(out.into_object());
+    }
+    let mut total = (0.0, 0.0);
+    call(py, logits.size(), settings, |options| {
+        // Losses in the type of the arithmetic: in float64 they would be no more exact, as the logits are not.
+        total = if dtype == DType::F64 {
+            summed::<f64>(&logits, &targets, &reduced, &axis, options)?
+        } else {
+            summed::<f32>(&logits, &targets, &reduced, &axis, options)?
+        };
+        Ok(())
+    })?;
+    let (sum, count) = total;
+    let mut out = Output::new(py, &[], dtype)?;
+    write_one(&mut out.view()?, if reduction == Summary::Mean { sum / count } else { sum });
+    out.into_scalar()
+}
+
+/// The labels as seen from the logits, and whether they are probabilities.
+fn targets<'a>(labels: &View<'a>, logits: &View<'_>, reduced: &Reduced) -> PyResult<(View<'a>, bool)> {
+    let (given, classes, all) = (display(&labels.shape), display(&reduced.shape), display(&logits.shape));
+    match labels.dtype {
+        DType::Bool => Err(PyTypeError::new_err(
+            "labels must be integers, or floats as probabilities, not bool; pass labels.astype(int) for class indices",
+        )),
+        dtype if dtype.is_float() => {
+            if labels.shape == logits.shape {
+                return Ok((labels.clone(), true));
+            }
+            if labels.shape == reduced.shape {
+                return Err(PyTypeError::new_err(format!(
+                    "labels of dtype {} and shape {given} can be neither class indices, which are integers, nor \
+                     probabilities, which have the logits' shape {all}",
+                    dtype.name()
+                )));
+            }
+            Err(PyValueError::new_err(format!(
+                "labels has shape {given}, but as probabilities ({}) it must have the logits' shape {all}",
+                dtype.name()
+            )))
+        }
+        _ if labels.shape == reduced.shape => Ok((reduced.spread(labels, "labels")?, false)),
+        dtype => Err(PyValueError::new_err(format!(
+            "labels has shape {given}, but as class indices ({}) it must have the logits' shape without the axis, \
+             {classes}; probabilities must be floats of shape {all}",
+            dtype.name()
+        ))),
+    }
+}
+
+/// The sum of the losses, and the weight by which a mean divides it.
+fn summed<T: Float + Default + Into<f64>>(
+    logits: &View<'_>,
+    targets: &Targets<'_>,
+    reduced: &Reduced,
+    axis: &Axis,
+    options: &Options<'_>,
+) -> Result<(f64, f64)> {
+    let lengths = logits.shape.iter().zip(&reduced.axes);
+    let shape: Shape = lengths.map(|(&len, &is_axis)| if is_axis { 1 } else { len }).collect();
+    let mut losses: Vec<T> = scratch(shape.iter().product())?;
+    let count = {
+        let mut view = ArrayViewMutD::from_shape(IxDyn(&shape), &mut losses)
+            .map_err(|error| crate::Error::Internal(error.to_string()))?;
+        ops::cross_entropy::run(logits, targets, &mut ViewMut::of(&mut view), axis, options)?
+    };
+    let (mut exact, mut plain) = (Double::default(), 0.0);
+    for loss in losses {
+        let loss: f64 = loss.into();
+        exact = exact.plus(Double::new(loss));
+        plain += loss;
+    }
+    Ok((if plain.is_finite() { exact.high } else { plain }, count))
+}
+
+/// Writes the only element of an array.
+fn write_one(out: &mut ViewMut<'_>, value: f64) {
+    if let Some([to]) = out.as_mut_slice::<f64>() {
+        *to = value;
+    } else if let Some([to]) = out.as_mut_slice::<f32>() {
+        #[allow(clippy::cast_possible_truncation, reason = "rounds")]
+        let value = value as f32;
+        *to = value;
+    } else if let Some([to]) = out.as_mut_slice::<f16>() {
+        *to = f16::from_f64(value);
+    } else if let Some([to]) = out.as_mut_slice::<bf16>() {
+        *to = bf16::from_f64(value);
+    }
+}
