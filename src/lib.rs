@@ -30,6 +30,10 @@
 //!
 //! # Features
 //! - `python`: the extension module of the Python package. It is off by default, and brings in `PyO3` and rust-numpy.
+#![cfg_attr(
+    not(feature = "python"),
+    allow(dead_code, reason = "the binding uses functions that have no Rust form yet")
+)]
 
 mod element;
 mod error;

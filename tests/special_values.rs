@@ -1,5 +1,9 @@
 //! What NaN, infinities, masks and empty axes do: to their own row, and to no other.
-#![allow(clippy::cast_possible_truncation, reason = "test data is rounded as it may be")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test fails by it, and rounds its data as it may be"
+)]
 
 mod common;
 
@@ -99,7 +103,7 @@ fn nan_in_long_rows_and_large_batches() {
     }
 }
 
-/// Row, kept places, and what softmax and log_softmax make of it: the table of the documentation.
+/// Row, kept places, and what `softmax` and `log_softmax` make of it: the table of the documentation.
 type Entry<'a> = (&'a [f32], &'a [bool], &'a [f32], &'a [f32]);
 
 const TABLE: &[Entry<'_>] = &[

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def blocks(shape: tuple[int, ...], limit: int) -> Iterator[tuple[slice, ...]]:
-    """Give the places of blocks of at most `limit` elements that make up an array, in C order.
+    """Give the places of blocks of 1 to `limit` elements that make up an array, in C order.
 
     Examples
     --------
@@ -23,10 +23,12 @@ def blocks(shape: tuple[int, ...], limit: int) -> Iterator[tuple[slice, ...]]:
     if not shape:
         yield ()
         return
+    if 0 in shape:
+        return
     cut = 0
     while cut < len(shape) - 1 and math.prod(shape[cut + 1 :]) > limit:
         cut += 1
-    step = max(1, limit // max(1, math.prod(shape[cut + 1 :])))
+    step = max(1, limit // math.prod(shape[cut + 1 :]))
     whole = (slice(None),) * (len(shape) - cut - 1)
     for outer in np.ndindex(shape[:cut]):
         prefix = tuple(slice(i, i + 1) for i in outer)

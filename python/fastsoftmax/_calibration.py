@@ -339,7 +339,7 @@ class CalibrationBins(NamedTuple):
     edges : numpy.ndarray
         The edges of the bins, shape ``(n_bins + 1,)``; bin m holds what is above ``edges[m]`` and at most
         ``edges[m + 1]``.
-    count : numpy.ndarray
+    counts : numpy.ndarray
         The number of rows in each bin, shape ``(n_bins,)``.
     confidence : numpy.ndarray
         The mean of the greatest probability over the rows of each bin; NaN for an empty one.
@@ -349,7 +349,7 @@ class CalibrationBins(NamedTuple):
 
     error: float
     edges: NDArray[np.float64]
-    count: NDArray[np.intp]
+    counts: NDArray[np.intp]
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 
@@ -416,7 +416,7 @@ def calibration_error(
     Returns
     -------
     float or CalibrationBins
-        The error, 0 to 1; NaN if there are no rows. With `return_bins`, a named tuple: error, edges, count,
+        The error, 0 to 1; NaN if there are no rows. With `return_bins`, a named tuple: error, edges, counts,
         confidence, accuracy.
 
     Raises
@@ -455,7 +455,7 @@ def calibration_error(
     >>> round(calibration_error(probs, [0, 1, 0, 1]), 6)
     0.15
     >>> bins = calibration_error(probs, [0, 1, 0, 1], n_bins=5, return_bins=True)
-    >>> bins.count.tolist(), bins.accuracy.tolist()
+    >>> bins.counts.tolist(), bins.accuracy.tolist()
     ([0, 0, 0, 0, 4], [nan, nan, nan, nan, 0.75])
     """
     bins = reliability(probs_or_logits, labels, n_bins, norm, from_logits=from_logits)

@@ -268,7 +268,7 @@ def cross_entropy(
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
-    options = {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
+    options: dict[str, Any] = {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
     call = Call("cross_entropy", logits, axis, temperature=temperature, threads=threads, **options)
     weight = None if weight is None else call.class_weights(weight)
     labels = da.asarray(labels)

@@ -126,7 +126,8 @@ def reliability_diagram(
         upper.set_title(title)
     if path is not None:
         target.savefig(path, dpi=150)
-    return target  # type: ignore[no-any-return]
+    drawn: Figure | SubFigure = target
+    return drawn
 
 
 def _diagram(
@@ -134,9 +135,9 @@ def _diagram(
 ) -> None:
     upper.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as often right as it says")
     for name, temperature, bins, style in curves:
-        full = bins.count > 0
-        share = bins.count / max(1, bins.count.sum())
-        low, high = _wilson(bins.accuracy[full], bins.count[full])
+        full = bins.counts > 0
+        share = bins.counts / max(1, bins.counts.sum())
+        low, high = _wilson(bins.accuracy[full], bins.counts[full])
         upper.errorbar(
             bins.confidence[full],
             bins.accuracy[full],
@@ -151,7 +152,7 @@ def _diagram(
         lower.stairs(
             share, bins.edges, color=style["color"], linestyle=style["linestyle"], linewidth=1.5, label=name
         )
-    rows = int(curves[0][2].count.sum())
+    rows = int(curves[0][2].counts.sum())
     margin = (-0.02, 1.02)  # so that points on the edge are whole
     upper.set(xlim=margin, ylim=margin, ylabel="accuracy, 95 % interval")
     upper.legend(loc="best", framealpha=0.8, edgecolor="none")

@@ -348,7 +348,7 @@ class _Rows:
         """Give a, m and e of a part as (rows, elements); a is -inf where b is 0 or the term is infinite."""
         if self._last is not None and self._last[0] == number:
             return self._last[1]
-        place = (..., *self.parts[number])
+        place: Any = (..., *self.parts[number])
         a = np.array(self.a[place], np.float64, order="C").reshape(self.rows, -1)
         b = np.array(self.b[place], np.float64, order="C").reshape(self.rows, -1)
         gone = b == 0

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The order depends on indices alone, never on threads, alignment or registers: `column` follows it too. The
-//! running sum starts at a power of two above every term (the *guard*), so that Fast2Sum needs no comparison; the
+//! running sum starts at a power of two above every term (the *guard*), so that `Fast2Sum` needs no comparison; the
 //! guard comes off exactly at the end. What is left of rounding is the error of p alone, 2^-26 of a term.
 
 use super::exp::{Exp, Mode, Shift, Temperature};

@@ -1,4 +1,4 @@
-//! cross_entropy(x, y) = -log(softmax(x)_y), with torch's weights, ignored labels, smoothing and soft targets.
+//! `cross_entropy(x, y) = -log(softmax(x)_y)`, with torch's weights, ignored labels, smoothing and soft targets.
 
 use std::sync::Mutex;
 
@@ -67,7 +67,7 @@ struct Loss<'a> {
 }
 
 impl Loss<'_> {
-    #[allow(clippy::cast_precision_loss, reason = "an index, compared with what was read as float64")]
+    #[allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "an index, compared with what was read as float64")]
     fn is_ignored(&self, label: f64) -> bool {
         label == self.targets.ignore_index as f64
     }

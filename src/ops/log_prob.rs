@@ -1,4 +1,4 @@
-//! log_prob(x, i) = log(softmax(x)_i), the log-probability of one place of each row.
+//! `log_prob(x, i) = log(softmax(x)_i)`, the log-probability of one place of each row.
 
 use crate::error::Result;
 use crate::memory::{Compute, View, ViewMut};

@@ -1,4 +1,4 @@
-//! logsumexp(x) = log(sum_j exp(x_j)).
+//! `logsumexp(x) = log(sum_j exp(x_j))`
 
 use crate::error::Result;
 use crate::memory::{Compute, View, ViewMut};

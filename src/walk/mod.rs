@@ -155,7 +155,7 @@ impl<'a> Arguments<'a> {
     /// The call; `more` are the strides of operands beyond the common ones.
     fn call(
         self,
-        out: Strides,
+        out: &Strides,
         reduced: &[bool],
         more: [Option<&[isize]>; 2],
         options: &Options<'_>,

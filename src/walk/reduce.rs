@@ -97,7 +97,9 @@ impl<C: Compute> Row<'_, C> {
         for block in reader.blocks() {
             let x = &mut scratch[..block.len()];
             reader.read(self.index, block, x);
-            x.iter().for_each(|x| sum = sum.plus(Double::sum(*x, -max).exp()));
+            for x in x.iter() {
+                sum = sum.plus(Double::sum(*x, -max).exp());
+            }
         }
         // log(sum) + max = log(1 + y) with 1 + y = sum exp(max), and y tiny: y - y^2 / 2 + ... of a Double.
         // (The maximum is below 0: with one above, nothing cancels.)
@@ -209,16 +211,13 @@ fn run<R: Reduction, C: Compute>(
     let target = Target::new(out, &call.plan, OUT, true, Cut { rows, elements: 1 })?;
     share(call.threads, target.parts(), interrupt, &|index| {
         let part = target.part(index);
-        match tiles {
-            Some(shape) => {
-                let tiles = Tiles::new(call, reader, shape)?;
-                dispatch(call.level, ByTile { finish: &finish, tiles, part })
-            }
-            None => {
-                let lent = mask.is_none() && source.lends::<C>();
-                let scratch = scratch(if lent { 0 } else { call.plan.len.min(BLOCK) })?;
-                dispatch(call.level, ByRow { finish: &finish, lent, scratch, part })
-            }
+        if let Some(shape) = tiles {
+            let tiles = Tiles::new(call, reader, shape)?;
+            dispatch(call.level, ByTile { finish: &finish, tiles, part })
+        } else {
+            let lent = mask.is_none() && source.lends::<C>();
+            let scratch = scratch(if lent { 0 } else { call.plan.len.min(BLOCK) })?;
+            dispatch(call.level, ByRow { finish: &finish, lent, scratch, part })
         }
     })
 }

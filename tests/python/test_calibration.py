@@ -259,11 +259,11 @@ def test_bins_are_closed_on_the_right() -> None:
     probs = [[0.5, 0.5], [0.75, 0.25], [0.7500001, 0.2499999], [1, 0], [0.25, 0.2]]
     bins = fs.calibration_error(probs, [0, 0, 1, 0, 1], n_bins=4, return_bins=True)
     assert bins.edges.tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert bins.count.tolist() == [1, 1, 1, 2]
+    assert bins.counts.tolist() == [1, 1, 1, 2]
     assert bins.accuracy.tolist() == [0, 1, 1, 0.5]
     np.testing.assert_allclose(bins.confidence, [0.25, 0.5, 0.75, 0.87500005])
     assert bins.error == pytest.approx((0.25 + 0.5 + 0.25 + 2 * 0.37500005) / 5)
-    assert bins.count.sum() == 5
+    assert bins.counts.sum() == 5
 
 
 def test_ties_count_for_the_first_class() -> None:
@@ -279,7 +279,7 @@ def test_no_rows() -> None:
             np.zeros((0, 3)), np.zeros(0, int), n_bins=2, from_logits=from_logits, return_bins=True
         )
         assert np.isnan(bins.error)
-        assert bins.count.tolist() == [0, 0]
+        assert bins.counts.tolist() == [0, 0]
         assert np.isnan(bins.accuracy).all()
         assert np.isnan(bins.confidence).all()
 

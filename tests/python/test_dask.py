@@ -104,7 +104,7 @@ def test_elementwise(name: str, case: tuple[Array, Any, int], data: Any, lazy: b
     x, d, axis = case
     chosen = data.draw(options(x, axis))
     result = getattr(fsd, name)(d, axis, **lazily(chosen, lazy))
-    assert result.chunks == d.chunks
+    assert result.chunks == tuple(tuple(n for n in c if n) for c in d.chunks)  # without the empty ones
     assert_close(result, getattr(fs, name)(x, axis, **chosen))
     if name == "softmax" and "dtype" not in chosen and x.dtype.kind != "i":
         assert_accurate(
@@ -222,9 +222,10 @@ def test_long_rows_cut_into_many_blocks() -> None:
         d = da.from_array(y, chunks=(2, 40_000))
         assert_accurate(fsd.softmax(d).compute(), softmax(y))
         assert_accurate(fsd.softmax(d, axis=None).compute(), softmax(y, None))
-        want = np.log(np.exp(exact(y)).sum(axis=1))
-        assert ulps(fsd.logsumexp(d).compute(), want).max() <= 2
-        assert ulps(fsd.log_softmax(d).compute(), exact(y) - want[:, None]).max() <= 2
+        shifted = exact(y) - exact(y).max(axis=1, keepdims=True)
+        total = np.log1p(np.sort(np.exp(shifted), axis=1)[:, :-1].sum(axis=1, keepdims=True))
+        assert ulps(fsd.logsumexp(d).compute(), exact(y).max(axis=1) + total[:, 0]).max() <= 2
+        assert ulps(fsd.log_softmax(d).compute(), shifted - total).max() <= 2
     near_zero = fsd.log_softmax(da.from_array(np.array([20, 0], np.float32), chunks=1)).compute()
     assert near_zero[0] == np.float32(-2.0611536e-09)
 
@@ -408,5 +409,6 @@ def test_two_worker_processes() -> None:
             assert_close(fsd.log_prob(d, labels), fs.log_prob(x, labels))
             assert_close(fsd.cross_entropy(d, labels), fs.cross_entropy(x, labels))
             assert_close(fsd.top_k(d, 3).indices, fs.top_k(x, 3).indices)
-        with pytest.raises(IndexError, match="labels: 300 of row 0"):
-            fsd.cross_entropy(d, np.full(2000, 300)).compute()
+        labels[1234] = 300
+        with pytest.raises(IndexError, match="labels: 300 of row 1234"):
+            fsd.cross_entropy(d, labels).compute()

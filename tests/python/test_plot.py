@@ -41,7 +41,7 @@ def test_what_is_drawn(data: tuple[Array, Array]) -> None:
     # The points are the bins.
     bins = fs.calibration_error(*data, from_logits=True, return_bins=True)
     points = upper.get_lines()[1].get_xydata()
-    full = bins.count > 0
+    full = bins.counts > 0
     np.testing.assert_allclose(points, np.stack([bins.confidence, bins.accuracy], axis=1)[full])
 
 

@@ -61,7 +61,7 @@ class Call:
         **options: Any,
     ) -> None:
         self.name = name
-        self.x = _known(da.asarray(x), "the logits")
+        self.x = _without_empty_blocks(_known(da.asarray(x), "the logits"))
         self.threads = 1 if threads is None else threads
         if not np.ndim(temperature):
             options["temperature"] = temperature
@@ -146,7 +146,8 @@ class Call:
 
     def along_classes(self, values: Array, chunks: tuple[int, ...]) -> da.Array:
         """Give a vector along the axis of the classes, with length 1 along the others."""
-        shape, cut = [1] * self.x.ndim, [(1,)] * self.x.ndim
+        shape: list[int] = [1] * self.x.ndim
+        cut: list[tuple[int, ...]] = [(1,)] * self.x.ndim
         shape[self.axes[0]], cut[self.axes[0]] = len(values), chunks
         return da.from_array(values.reshape(shape), chunks=tuple(cut))
 
@@ -282,6 +283,11 @@ def _known(array: da.Array, name: str) -> da.Array:
     return array
 
 
+def _without_empty_blocks(array: da.Array) -> da.Array:
+    """Leave out the blocks of length 0, which some of Dask's own functions cannot handle."""
+    return array.rechunk(tuple(tuple(n for n in chunks if n) or (0,) for chunks in array.chunks))
+
+
 def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
     if axis is None or ndim == 0:
         return tuple(range(ndim))
@@ -300,7 +306,7 @@ def _narrow(values: Array, dtype: np.dtype[Any]) -> Array:
 
 def _ratio(total: Array, count: Any, dtype: np.dtype[Any]) -> Array:
     with np.errstate(all="ignore"):
-        return np.asarray(total / np.float64(count)).astype(dtype)
+        return np.asarray(total / np.float64(count), dtype)
 
 
 def _row_weights(labels: Array, weight: Array | None, ignore_index: int) -> Array:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     F64 = NDArray[np.float64]
-    Place = tuple[slice, ...]
+    Place = tuple[Any, ...]  # slices
 
 ROW_RESULTS: Final = ("log_prob", "cross_entropy", "entropy")  # they have no keepdims
 
@@ -128,6 +128,11 @@ class Piece:
         """The shape of what there is one of per row."""
         return tuple(1 if i in self.axes else n for i, n in enumerate(self.x.shape))
 
+    @property
+    def first_class(self) -> Any:
+        """The index of rows among (classes, rows), where arrays have length 1 along the classes."""
+        return (*(0,) * len(self.axes), ...)
+
     def turn(self, array: Array) -> Array:
         """Put the axes of the classes in front."""
         return np.moveaxis(array, self.axes, range(len(self.axes)))
@@ -138,7 +143,8 @@ class Piece:
         classes, rows = self._x.shape[:depth], self._x.shape[depth:]
         state = self.turn(state).reshape(rows)
         for group in blocks(rows, max(1, TILE // max(1, math.prod(classes)))):
-            columns = columns_of(state[(*group, ...)].reshape(-1), self.result, self.threads)
+            rows_of_group: Place = (*group, ...)
+            columns = columns_of(state[rows_of_group].reshape(-1), self.result, self.threads)
             yield columns, group, [(*place, *group) for place in blocks(classes, TILE)]
 
     def tile(self, place: Place) -> tuple[Array, Array | None]:
@@ -182,7 +188,7 @@ def fold(x: Array, temperature: Any, where: Array | None, **options: Any) -> Arr
     """Give the state of the rows of a block."""
     piece = Piece(x, where=where, **options)
     result = _empty_state(piece.row_shape, temperature)
-    turned = piece.turn(result)[(*(0,) * len(piece.axes), ...)]
+    turned = piece.turn(result)[piece.first_class]
     for columns, group, tiles in piece.groups(result):
         for place in tiles:
             columns.fold(piece.tile(place)[0])
@@ -197,13 +203,15 @@ def merge(states: Array, axis: tuple[int, ...], keepdims: bool, *, result: np.dt
     del keepdims
     turned = np.moveaxis(states, axis, range(len(axis)))
     turned = _matrix(turned, len(axis))
+    if turned.size == 0:
+        return np.empty([1 if i in axis else n for i, n in enumerate(states.shape)], STATE)
     columns = columns_of(turned[0], result)
     with np.errstate(all="ignore"):
         for part in turned[1:]:
             columns._merge(part["m"].copy(), part["rest"].copy(), part["low"].copy())
-    merged = turned[0].copy()
+    merged: Array = turned[0].copy()
     merged["m"], merged["rest"], merged["low"] = columns.m, columns.rest, columns.rest_low
-    return merged.reshape([1 if i in axis else n for i, n in enumerate(states.shape)])
+    return merged.reshape(tuple(1 if i in axis else n for i, n in enumerate(states.shape)))
 
 
 def finish(x: Array, state: Array, where: Array | None, *, log: bool, **options: Any) -> Array:
@@ -225,8 +233,11 @@ def finish(x: Array, state: Array, where: Array | None, *, log: bool, **options:
 
 def logsumexp(state: Array, *, result: np.dtype[Any], **_: Any) -> Array:
     """Give the logarithms of the sums, at temperature 1."""
+    if state.size == 0:
+        return np.empty(state.shape, result)
     with np.errstate(all="ignore"):
-        return columns_of(state.reshape(-1), result).logsumexp().reshape(state.shape).astype(result)
+        values: Array = columns_of(state.reshape(-1), result).logsumexp().reshape(state.shape).astype(result)
+    return values
 
 
 # -- sums over classes, to which every piece contributes a part in float64 -----------------------------------
@@ -239,7 +250,8 @@ def _first(start: Array) -> int:
 
 def _row_sums(terms: F64) -> F64:
     """Add up (classes, rows) along the classes, pairwise, for which NumPy wants the classes contiguous."""
-    return np.ascontiguousarray(terms.T).sum(axis=1)
+    sums: F64 = np.ascontiguousarray(terms.T).sum(axis=1)
+    return sums
 
 
 def _parts(piece: Piece, state: Array, part_of: Any) -> F64:
@@ -247,7 +259,7 @@ def _parts(piece: Piece, state: Array, part_of: Any) -> F64:
     result = np.zeros(piece.row_shape)
     turned = piece.turn(result)
     for columns, group, tiles in piece.groups(state):
-        target = turned[(*(0,) * len(piece.axes), *group, ...)]
+        target = turned[piece.first_class][(*group, ...)]
         for place in tiles:
             with np.errstate(all="ignore"):
                 target += part_of(columns, place, group).reshape(target.shape)
