@@ -67,7 +67,11 @@ struct Loss<'a> {
 }
 
 impl Loss<'_> {
-    #[allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "an index, compared with what was read as float64")]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::float_cmp,
+        reason = "an index, compared with what was read as float64"
+    )]
     fn is_ignored(&self, label: f64) -> bool {
         label == self.targets.ignore_index as f64
     }
@@ -81,24 +85,24 @@ impl Loss<'_> {
             *total = total.plus(Double::new(weight));
         }
     }
+}
 
-    /// -sum of q log p, where `target` gives q of a class; a q of 0 contributes nothing, whatever p is.
-    fn expected<C: Compute>(&self, row: &Row<'_, C>, target: impl Fn(usize) -> f64) -> f64 {
-        let mut chunk = [C::ZERO; 256];
-        let mut sum = Double::default();
-        let len = row.len();
-        for start in (0..len).step_by(chunk.len()) {
-            let x = &mut chunk[..256.min(len - start)];
-            row.read(start, x);
-            for (offset, x) in x.iter().enumerate() {
-                let q = target(start + offset);
-                if q != 0.0 {
-                    sum = sum.plus(row.distance(*x).plus(row.sum.log).times(q));
-                }
+/// -sum of q log p, where `target` gives q of a class; a q of 0 contributes nothing, whatever p is.
+fn expected<C: Compute>(row: &Row<'_, C>, target: impl Fn(usize) -> f64) -> f64 {
+    let mut chunk = [C::ZERO; 256];
+    let mut sum = Double::default();
+    let len = row.len();
+    for start in (0..len).step_by(chunk.len()) {
+        let x = &mut chunk[..256.min(len - start)];
+        row.read(start, x);
+        for (offset, x) in x.iter().enumerate() {
+            let q = target(start + offset);
+            if q != 0.0 {
+                sum = sum.plus(row.distance(*x).plus(row.sum.log).times(q));
             }
         }
-        if row.sum.log.high.is_nan() { f64::NAN } else { sum.high }
     }
+    if row.sum.log.high.is_nan() { f64::NAN } else { sum.high }
 }
 
 impl Reduction for Loss<'_> {
@@ -119,7 +123,7 @@ impl Reduction for Loss<'_> {
         if self.targets.soft {
             self.count(1.0);
             let target = |class| row.target(class) * (1.0 - smoothing) + spread;
-            return Ok(self.expected(row, |class| self.weight(class) * target(class)));
+            return Ok(expected(row, |class| self.weight(class) * target(class)));
         }
         let label = row.label();
         if self.is_ignored(label) {
@@ -132,7 +136,7 @@ impl Reduction for Loss<'_> {
         if smoothing == 0.0 {
             return Ok(if weight == 0.0 && !row.sum.log.high.is_nan() { 0.0 } else { hard });
         }
-        let soft = self.expected(row, |class| self.weight(class) * spread);
+        let soft = expected(row, |class| self.weight(class) * spread);
         Ok((if smoothing < 1.0 { hard * (1.0 - smoothing) } else { 0.0 }) + soft)
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis,
     let copies = arguments.copies(out, true)?;
     let arguments = copies.replace(&arguments);
     let in_place = arguments.x.is_same(out.array());
-    let call = arguments.call(out.array().strides.clone(), &reduced, [None, None], options, in_place)?;
+    let call = arguments.call(&out.array().strides, &reduced, [None, None], options, in_place)?;
     if call.plan.rows == 0 || call.plan.len == 0 {
         return Ok(());
     }

@@ -156,7 +156,7 @@ pub(crate) fn reduce<R: Reduction>(
     let arguments = copies.replace(&arguments);
     let strides = out.array().strides.iter().zip(&reduced).map(|(stride, is_axis)| if *is_axis { 0 } else { *stride });
     let more = [labels.as_ref().map(|labels| labels.strides.as_slice()), None];
-    let call = arguments.call(strides.collect(), &reduced, more, options, false)?;
+    let call = arguments.call(&strides.collect(), &reduced, more, options, false)?;
     if call.plan.rows == 0 {
         return Ok(());
     }

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use super::rows::Reader;
 use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
+use crate::kernel::Temperature;
 use crate::kernel::column::{self, Folds, LANES, Strip};
 use crate::kernel::fold::{CHUNK, Fold};
-use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Part, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 

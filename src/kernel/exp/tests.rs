@@ -10,9 +10,6 @@ use crate::simd::{Kernel, Level, Simd, Vector, dispatch};
 
 /// The promise: s * (1 + p), rounded once, is this near to the exponential.
 const ULP: f64 = 1.0;
-/// The same for logits whose exponential float32 does not hold: only quotients of them are ever rounded. The
-/// reduction takes off a multiple of ln 2 that is larger there, and costs a few hundredths more (measured: 1.028).
-const ULP_FAR: f64 = 1.05;
 
 /// The p and s of a few neighbouring logits, which share the shift that the greatest of them has.
 struct Terms<'a, T> {
@@ -80,6 +77,9 @@ struct Largest([AtomicU64; 4]);
 impl Largest {
     fn add(&self, start: u32, (unrounded, rounded): (f64, f64)) {
         let first = if start < FAR { 0 } else { 2 };
+        if rounded > ULP {
+            println!("{rounded:.4} ULP near ±{}", f32::from_bits(start));
+        }
         // Positive float64 numbers are in the order of their bits.
         self.0[first].fetch_max(unrounded.to_bits(), Ordering::Relaxed);
         self.0[first + 1].fetch_max(rounded.to_bits(), Ordering::Relaxed);
@@ -88,7 +88,7 @@ impl Largest {
     fn check(&self, level: Level) {
         let [p, term, p_far, term_far] = [0, 1, 2, 3].map(|i: usize| f64::from_bits(self.0[i].load(Ordering::Relaxed)));
         println!("{}: p {p:.4} ULP, rounded term {term:.4}; far logits {p_far:.4}, {term_far:.4}", level.name());
-        assert!(term <= ULP && term_far <= ULP_FAR, "{}: {term} and {term_far} ULP", level.name());
+        assert!(term <= ULP && term_far <= ULP, "{}: {term} and {term_far} ULP", level.name());
     }
 }
 
