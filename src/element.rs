@@ -65,6 +65,23 @@ impl DType {
         if self.is_float() { self } else { Self::F64 }
     }
 
+    /// The dtype of a result of two operands, by NumPy's rules; float16 and bfloat16 meet in float32.
+    #[must_use]
+    pub const fn promoted(self, other: Self) -> Self {
+        match (self.result(), other.result()) {
+            (Self::F64, _) | (_, Self::F64) => Self::F64,
+            (Self::F16, Self::F16) => Self::F16,
+            (Self::BF16, Self::BF16) => Self::BF16,
+            _ => Self::F32,
+        }
+    }
+
+    /// Whether the dtype is one of integers; bool is not.
+    #[must_use]
+    pub const fn is_integer(self) -> bool {
+        !self.is_float() && !matches!(self, Self::Bool)
+    }
+
     /// Whether the arithmetic from `self` to a result of dtype `out` is done in float64.
     ///
     /// It is when either side holds more than float32 does: the input is then rounded once, at the end.

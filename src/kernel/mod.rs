@@ -11,6 +11,7 @@
 //!   of sums, and log-probabilities.
 //! - `fold`: extremes and sums in a fixed order. `row`: rows that lie in memory one element after another.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
+//! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
 //!
 //! The exponential is computed twice rather than stored: on every machine measured, the second computation is
 //! cheaper than the traffic of a scratch row beyond the first cache, and the quotient is then rounded once
@@ -22,6 +23,7 @@ pub(crate) mod column;
 pub(crate) mod double;
 pub(crate) mod exp;
 pub(crate) mod fold;
+pub(crate) mod gradient;
 pub(crate) mod log;
 pub(crate) mod log_row;
 pub(crate) mod real;

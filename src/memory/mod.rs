@@ -13,6 +13,7 @@ mod source;
 mod target;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use ndarray::{ArrayRef, Dimension};
@@ -120,6 +121,14 @@ impl<'a> View<'a> {
         Some(unsafe { std::slice::from_raw_parts(self.pointer.cast(), self.size()) })
     }
 
+    /// Some elements of a one-dimensional array.
+    pub(crate) fn slice(&self, elements: Range<usize>) -> Self {
+        assert!(self.shape.len() == 1 && elements.start <= elements.end && elements.end <= self.shape[0]);
+        let offset = self.strides[0].wrapping_mul(elements.start.cast_signed());
+        let shape = SmallVec::from_slice(&[elements.len()]);
+        Self { pointer: self.pointer.wrapping_offset(offset), shape, ..self.clone() }
+    }
+
     /// The number of elements.
     pub(crate) fn size(&self) -> usize {
         self.shape.iter().product()
@@ -222,6 +231,11 @@ impl<'a> ViewMut<'a> {
         let mut view = View::of(&*array);
         view.pointer = pointer.cast_const().cast();
         Self { array: view, exclusive: PhantomData }
+    }
+
+    /// Some elements of a one-dimensional array.
+    pub(crate) fn slice(&mut self, elements: Range<usize>) -> ViewMut<'_> {
+        ViewMut { array: self.array.slice(elements), exclusive: PhantomData }
     }
 
     /// The array, to be looked at.

@@ -26,6 +26,11 @@ impl<'a> Source<'a> {
         Ok(Self { view, plan, operand, lends })
     }
 
+    /// The dtype of the elements.
+    pub(crate) fn dtype(&self) -> DType {
+        self.view.dtype
+    }
+
     /// Whether [`Source::row`] lends rows of type `T`.
     pub(crate) fn lends<T: Element>(&self) -> bool {
         self.lends && is_direct::<T>(&self.view, self.plan, self.operand)

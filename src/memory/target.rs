@@ -30,6 +30,8 @@ pub(crate) struct Target<'a> {
     /// The number of elements of a row: the plan's, or 1 for a reduction.
     len: usize,
     cut: Cut,
+    /// Where the parts of the one row begin and end, if they are not all of a size.
+    bounds: Option<&'a [usize]>,
     taken: SmallVec<[AtomicBool; 16]>,
 }
 
@@ -52,7 +54,23 @@ impl<'a> Target<'a> {
         let cut = Cut { rows: cut.rows.max(1), elements: cut.elements.clamp(1, len.max(1)) };
         let parts = plan.rows.div_ceil(cut.rows) * len.div_ceil(cut.elements);
         let taken = std::iter::repeat_with(AtomicBool::default).take(parts).collect();
-        Ok(Self { view: view.array.clone(), exclusive: PhantomData, plan, operand, len, cut, taken })
+        Ok(Self { view: view.array.clone(), exclusive: PhantomData, plan, operand, len, cut, bounds: None, taken })
+    }
+
+    /// A plan's only row, in parts of any size: part i is the elements from `bounds[i]` to `bounds[i + 1]`.
+    pub(crate) fn between(
+        view: &'a mut ViewMut<'_>,
+        plan: &'a Plan,
+        operand: usize,
+        bounds: &'a [usize],
+    ) -> Result<Self> {
+        // Bounds that do not decrease make the parts disjoint, and the last one keeps them within the row.
+        if plan.rows != 1 || !bounds.is_sorted() || bounds.last().is_none_or(|last| *last > plan.len) {
+            return Err(Error::Internal("parts of a row overlap or reach outside it".into()));
+        }
+        let whole = Self::new(view, plan, operand, false, Cut { rows: 1, elements: usize::MAX })?;
+        let taken = std::iter::repeat_with(AtomicBool::default).take(bounds.len() - 1).collect();
+        Ok(Self { bounds: Some(bounds), taken, ..whole })
     }
 
     /// The number of parts.
@@ -63,6 +81,9 @@ impl<'a> Target<'a> {
     /// A part, which can be had once.
     pub(crate) fn part(&self, index: usize) -> Part<'_> {
         assert!(!self.taken[index].swap(true, Ordering::Relaxed), "part {index} was taken twice");
+        if let Some(bounds) = self.bounds {
+            return Part { target: self, rows: 0..1, elements: bounds[index]..bounds[index + 1] };
+        }
         let across = self.len.div_ceil(self.cut.elements);
         let first = index / across * self.cut.rows;
         let start = index % across * self.cut.elements;

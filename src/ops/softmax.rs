@@ -76,7 +76,7 @@ pub(crate) fn run(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Op
 }
 
 #[derive(Clone, Copy)]
-struct Softmax;
+pub(super) struct Softmax;
 
 impl Function for Softmax {
     type Row<T: Real> = Quotient<T>;

@@ -169,6 +169,22 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn widen(self, lanes: F32) -> [F64; 2] {
+        witnessed!([
+            F64(_mm256_cvtps_pd(_mm256_castps256_ps128(lanes.0)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(lanes.0))),
+            F64(_mm256_cvtps_pd(_mm256_castps256_ps128(lanes.1)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(lanes.1)))
+        ])
+    }
+
+    #[inline(always)]
+    fn narrow(self, [low, high]: [F64; 2]) -> F32 {
+        witnessed!(F32(
+            _mm256_set_m128(_mm256_cvtpd_ps(low.1), _mm256_cvtpd_ps(low.0)),
+            _mm256_set_m128(_mm256_cvtpd_ps(high.1), _mm256_cvtpd_ps(high.0))
+        ))
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         // A prefetch never faults, whatever the address; the pointer is not dereferenced.
         witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));

@@ -178,6 +178,20 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn widen(self, lanes: F32) -> [F64; 2] {
+        witnessed!([
+            F64(_mm512_cvtps_pd(_mm512_castps512_ps256(lanes.0))),
+            F64(_mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(lanes.0)))
+        ])
+    }
+
+    #[inline(always)]
+    fn narrow(self, [low, high]: [F64; 2]) -> F32 {
+        let low = witnessed!(_mm512_castps256_ps512(_mm512_cvtpd_ps(low.0)));
+        F32(witnessed!(_mm512_insertf32x8::<1>(low, _mm512_cvtpd_ps(high.0))))
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         // A prefetch never faults, whatever the address; the pointer is not dereferenced.
         witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));

@@ -44,6 +44,12 @@ pub(crate) trait Simd: Copy + 'static {
     /// behind this, so that there is one of it for each level.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
+    /// The lanes as float64, exactly: the lower half, and the upper.
+    fn widen(self, lanes: Self::F32) -> [Self::F64; 2];
+
+    /// The reverse of [`Simd::widen`], each lane rounded once.
+    fn narrow(self, lanes: [Self::F64; 2]) -> Self::F32;
+
     /// Asks for the cache line that holds `data[index]`, which may lie past the end.
     fn prefetch<T>(self, data: &[T], index: usize);
 
@@ -101,7 +107,6 @@ pub(crate) trait Vector: Copy {
     /// `if mask { yes } else { no }`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// Whether any lane is true.
-    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     fn any(mask: Self::Mask) -> bool;
 
     /// Fewer than `LANES` elements; the lanes after them hold `fill`.

@@ -197,6 +197,34 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn widen(self, F32([a, b, c, d]): F32) -> [F64; 2] {
+        witnessed!([
+            F64([
+                vcvt_f64_f32(vget_low_f32(a)),
+                vcvt_high_f64_f32(a),
+                vcvt_f64_f32(vget_low_f32(b)),
+                vcvt_high_f64_f32(b)
+            ]),
+            F64([
+                vcvt_f64_f32(vget_low_f32(c)),
+                vcvt_high_f64_f32(c),
+                vcvt_f64_f32(vget_low_f32(d)),
+                vcvt_high_f64_f32(d)
+            ]),
+        ])
+    }
+
+    #[inline(always)]
+    fn narrow(self, [F64([a, b, c, d]), F64([e, f, g, h])]: [F64; 2]) -> F32 {
+        witnessed!(F32([
+            vcvt_high_f32_f64(vcvt_f32_f64(a), b),
+            vcvt_high_f32_f64(vcvt_f32_f64(c), d),
+            vcvt_high_f32_f64(vcvt_f32_f64(e), f),
+            vcvt_high_f32_f64(vcvt_f32_f64(g), h),
+        ]))
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         let address = data.as_ptr().wrapping_add(index);
         // A prefetch never faults, whatever the address. (The intrinsic is not stable yet.)

@@ -174,6 +174,26 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn widen(self, lanes: F32) -> [F64; 2] {
+        let mut halves = [F64([0.0; 8]); 2];
+        for (i, lane) in lanes.0.iter().enumerate() {
+            halves[i / 8].0[i % 8] = f64::from(*lane);
+        }
+        halves
+    }
+
+    #[inline(always)]
+    fn narrow(self, halves: [F64; 2]) -> F32 {
+        let mut lanes = [0.0; 16];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            #[allow(clippy::cast_possible_truncation, reason = "the one rounding")]
+            let rounded = halves[i / 8].0[i % 8] as f32;
+            *lane = rounded;
+        }
+        F32(lanes)
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, _: &[T], _: usize) {}
 
     #[inline(always)]

@@ -8,11 +8,15 @@
 //! | a few elements, one after another | [`small`]: no plan is made |
 //! | few rows, too long for one thread | [`blocks`]: all threads on one row |
 //!
+//! [`pairs`] walks two inputs in the same ways, [`segments`] rows of different lengths in one array.
+//!
 //! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.
 
 mod blocks;
+pub(crate) mod pairs;
 mod reduce;
 mod rows;
+pub(crate) mod segments;
 mod small;
 mod tiles;
 
@@ -134,7 +138,7 @@ struct Arguments<'a> {
 impl<'a> Arguments<'a> {
     fn new(x: &View<'a>, reduced: &[bool], options: &Options<'a>) -> Result<Self> {
         let mask = options.mask.as_ref().map(|mask| mask.broadcast(&x.shape, "where")).transpose()?;
-        let temperature = rows_temperature(&options.temperature, x, reduced)?;
+        let temperature = rows_temperature(&options.temperature, &x.shape, reduced)?;
         Ok(Self { x: x.clone(), mask, temperature })
     }
 
@@ -203,7 +207,7 @@ impl Copies {
 /// Checks temperatures, and brings those for each row into the logits' shape.
 fn rows_temperature<'a>(
     temperature: &options::Temperature<'a>,
-    x: &View<'_>,
+    shape: &[usize],
     reduced: &[bool],
 ) -> Result<options::Temperature<'a>> {
     match temperature {
@@ -219,9 +223,9 @@ fn rows_temperature<'a>(
                 source.read(0, start, values);
                 values.iter().try_for_each(|value| check_temperature(*value).map(drop))?;
             }
-            let broadcast = view.broadcast(&x.shape, "temperature")?;
-            let along = |index: usize| reduced[index] && broadcast.strides[index] != 0 && x.shape[index] > 1;
-            if (0..x.shape.len()).any(along) {
+            let broadcast = view.broadcast(shape, "temperature")?;
+            let along = |index: usize| reduced[index] && broadcast.strides[index] != 0 && shape[index] > 1;
+            if (0..shape.len()).any(along) {
                 return Err(Error::Value(format!(
                     "temperature has shape {}; it must have length 1 along the axis, one temperature for each row",
                     display(&view.shape)

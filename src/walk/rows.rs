@@ -23,7 +23,7 @@ const STAGED: usize = 1024;
 
 /// The longest row of which p is kept for the second read: it must stay in the second cache, with the row itself.
 /// Longer ones compute it again.
-const KEPT: usize = 40_000;
+pub(super) const KEPT: usize = 40_000;
 
 /// Elements that are asked for ahead of the sum, in the same row.
 pub(super) const AHEAD: usize = 2048;

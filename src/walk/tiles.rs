@@ -21,7 +21,7 @@ const SMALL: usize = 4 * 1024;
 const LARGE: usize = 128 * 1024;
 
 /// The most lanes of a tile.
-const WIDEST: usize = 256;
+pub(super) const WIDEST: usize = 256;
 
 pub(super) fn run<F: Function, C: Compute>(
     call: &Call<'_>,
