@@ -47,8 +47,10 @@ mod yardstick;
 
 pub use element::{DType, Element, Float};
 pub use error::{Error, Result};
+pub use ops::entropy::entropy;
 pub use ops::log_softmax::log_softmax;
 pub use ops::softmax::{softmax, softmax_in_place, softmax_into};
+pub use ops::top_k::{TopK, top_k};
 pub use options::Options;
 pub use parallel::{num_threads, set_num_threads};
 pub use shape::Axis;
