@@ -51,11 +51,13 @@ mod yardstick;
 
 pub use element::{DType, Element, Float};
 pub use error::{Error, Result};
+pub use ops::entropy::entropy;
 pub use ops::log_softmax::log_softmax;
 pub use ops::log_softmax_vjp::{log_softmax_vjp, log_softmax_vjp_in_place, log_softmax_vjp_into};
 pub use ops::softmax::{softmax, softmax_in_place, softmax_into};
 pub use ops::softmax_segments::{softmax_segments, softmax_segments_in_place, softmax_segments_into};
 pub use ops::softmax_vjp::{softmax_vjp, softmax_vjp_in_place, softmax_vjp_into};
+pub use ops::top_k::{TopK, top_k};
 pub use options::Options;
 pub use parallel::{num_threads, set_num_threads};
 pub use shape::Axis;

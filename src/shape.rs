@@ -112,6 +112,13 @@ impl Plan {
         Self { outer, axis, rows, len }
     }
 
+    /// The plan of results that have other rows than the logits: `len` values each, with these strides.
+    pub(crate) fn with_axis(&self, len: usize, strides: [isize; OPERANDS]) -> Self {
+        let mut axis = SmallVec::new();
+        push(&mut axis, Dim { len, strides });
+        Self { outer: self.outer.clone(), axis, rows: self.rows, len }
+    }
+
     /// Whether all rows of an operand lie one after another in memory.
     pub(crate) fn is_dense(&self, operand: usize, size: usize) -> bool {
         match self.outer.as_slice() {

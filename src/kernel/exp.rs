@@ -248,6 +248,12 @@ impl<V: Vector> Exp<V> {
         (x, x.mul_add(self.log2_e, self.magic))
     }
 
+    /// The logit as the reduction sees it: scaled, and no lower than where its term is 0.
+    #[inline(always)]
+    pub(crate) fn logit<const MODE: u8>(&self, x: V) -> V {
+        self.reduce::<MODE>(x).0
+    }
+
     /// s alone, for a logit whose p is known. (No product of a logit and log2(e) is halfway between integers, so n,
     /// and with it p, is the same whatever k is.)
     #[inline(always)]

@@ -95,7 +95,7 @@ pub(crate) fn extent<S: Simd, T: Real>(token: S, x: &[T]) -> Extent<T> {
 
 /// Combines lanes j and j + h for h = half the lanes, a quarter, ..., 1.
 #[inline(always)]
-pub(super) fn halve<A: AsMut<[T]>, T: Copy>(mut lanes: A, combine: impl Fn(T, T) -> T) -> T {
+pub(crate) fn halve<A: AsMut<[T]>, T: Copy>(mut lanes: A, combine: impl Fn(T, T) -> T) -> T {
     let lanes = lanes.as_mut();
     let mut half = lanes.len() / 2;
     while half > 0 {

@@ -10,6 +10,7 @@
 //! - `exp`: the exponential of a logit as s * (1 + p). `log`, `log_row`: logarithms
 //!   of sums, and log-probabilities.
 //! - `fold`: extremes and sums in a fixed order. `row`: rows that lie in memory one element after another.
+//! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
 //!
@@ -28,6 +29,8 @@ pub(crate) mod log;
 pub(crate) mod log_row;
 pub(crate) mod real;
 pub(crate) mod row;
+pub(crate) mod select;
+pub(crate) mod spread;
 
 pub(crate) use exp::Temperature;
 pub(crate) use real::Real;

@@ -165,6 +165,28 @@ impl Part<'_> {
         self.store(row_offset(self.target.plan, self.target.operand, row), Grid::line(1, 0), &[value]);
     }
 
+    /// Writes indices to elements of a row of an int64 array, from `start` on.
+    pub(crate) fn write_indices(&mut self, row: usize, start: usize, from: &[i64]) {
+        assert!(self.rows.contains(&row));
+        assert!(self.elements.start <= start && start + from.len() <= self.elements.end);
+        let target = self.target;
+        assert!(target.view.dtype == DType::I64);
+        let row = row_offset(target.plan, target.operand, row);
+        let mut done = 0;
+        walk(&target.plan.axis, target.operand, start, from.len(), &mut |offset, stride, len| {
+            for (i, index) in from[done..done + len].iter().enumerate() {
+                let at = self.pointer(row + offset + stride * i.cast_signed()).cast::<i64>();
+                #[allow(unsafe_code, reason = "writes elements of any alignment, any distance apart")]
+                // SAFETY: as in `store`: an element of the array, by a plan that `check` found to stay within it, in a
+                // part that no other task has; int64 by the assertion above.
+                unsafe {
+                    at.write_unaligned(if target.view.swapped { index.swap_bytes() } else { *index });
+                }
+            }
+            done += len;
+        });
+    }
+
     /// The reverse of [`Source::read_tile`].
     pub(crate) fn write_tile<C: Compute>(&mut self, tile: Tile, from: &[C]) {
         assert!(self.rows.start <= tile.first && tile.first + tile.lanes <= self.rows.end);

@@ -6,6 +6,7 @@
 //! | any other layout or dtype, or a mask | [`rows`]: copied to working memory first, a row or a block at a time |
 //! | an axis that is not the last; few classes | [`tiles`]: a lane is a row |
 //! | a few elements, one after another | [`small`]: no plan is made |
+//! | that end in a few values each | [`digest`]: chunk by chunk, by the same ways |
 //! | few rows, too long for one thread | [`blocks`]: all threads on one row |
 //!
 //! [`pairs`] walks two inputs in the same ways, [`segments`] rows of different lengths in one array.
@@ -13,6 +14,7 @@
 //! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.
 
 mod blocks;
+pub(crate) mod digest;
 pub(crate) mod pairs;
 mod reduce;
 mod rows;

@@ -1,0 +1,263 @@
+//! One read of a row for its entropy: how far its logits lie below the largest, weighted with their terms.
+//!
+//! ```text
+//! H = log(1 + y) + W / (m e_max + Y) / T     m logits equal the maximum, e_max is the term of one of them
+//!     Y = sum of the terms of all others      y = ((m - 1) e_max + Y) / e_max
+//!     W = sum of e_i (max - x_i)
+//! ```
+//!
+//! Every part is positive, so nothing cancels, and Y leaves the maximum out from the start: a row of which one logit
+//! outweighs all others keeps its digits, however small its entropy is.
+//!
+//! Chunks, shifts and lanes are those of `fold`; each chunk measures from its own maximum. Where the larger of two
+//! chunks' maxima is D above the other, the other's W grows by D times its terms. Within a chunk, a lane adds four
+//! products as a tree and the result to a pair of floats (Knuth's two-sum), so that what rounding leaves is that of
+//! single products: 2^-24 for max - x, and as much for e (max - x).
+
+use super::double::{Double, power_of_two_at_most_one};
+use super::exp::{Exp, Mode, Shift, Temperature};
+use super::fold::{CHUNK, Extent, Fold, Partial, extent, halve};
+use super::real::Real;
+use crate::simd::{Simd, Vector};
+
+/// Vectors whose products are added up before they join a lane's sum.
+const GROUP: usize = 4;
+
+/// What one read of some logits of a row tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread<T: Real> {
+    /// The extremes.
+    pub(crate) extent: Extent<T>,
+    /// Whether there is a NaN.
+    pub(crate) nan: bool,
+    /// As [`Fold::skipped`].
+    skipped: T,
+    base: T,
+    /// The largest logit that was counted.
+    max: T,
+    /// How many equal it.
+    maxima: f64,
+    /// The shift of the three sums.
+    k: f64,
+    /// The term of the largest logit.
+    top: Double,
+    /// The terms of those below it.
+    others: Double,
+    /// Their products with their distance from it, in scaled logits.
+    weighted: Double,
+}
+
+impl<T: Real> Spread<T> {
+    /// No logits.
+    #[inline(always)]
+    pub(crate) fn empty() -> Self {
+        Self {
+            extent: Extent::EMPTY,
+            nan: false,
+            skipped: T::NEG_INFINITY,
+            base: T::ZERO,
+            max: T::NEG_INFINITY,
+            maxima: 0.0,
+            k: Partial::<T>::empty().k,
+            top: Double::default(),
+            others: Double::default(),
+            weighted: Double::default(),
+        }
+    }
+
+    /// The logits of both, which had the same base.
+    #[inline(always)]
+    pub(crate) fn with(self, other: Self, temperature: &Temperature<T>) -> Self {
+        let (high, low) = if other.max > self.max { (other, self) } else { (self, other) };
+        let mut both = Self {
+            extent: self.extent.with(other.extent),
+            nan: self.nan | other.nan,
+            skipped: if other.skipped > self.skipped { other.skipped } else { self.skipped },
+            base: other.base,
+            ..high
+        };
+        if low.maxima == 0.0 {
+            return both;
+        }
+        if low.max == high.max {
+            both.maxima += low.maxima;
+            both.others = high.others.plus(low.others);
+            both.weighted = high.weighted.plus(low.weighted);
+            return both;
+        }
+        let scale = power_of_two_at_most_one(low.k - high.k);
+        let terms = times(low.others.plus(low.top.times(low.maxima)), scale);
+        if terms.high == 0.0 {
+            return both;
+        }
+        let distance = times(Double::sum(high.max.to_f64(), -low.max.to_f64()), temperature.scale());
+        both.others = high.others.plus(terms);
+        both.weighted = high.weighted.plus(times(low.weighted, scale).plus(terms.times_double(distance)));
+        both
+    }
+
+    /// The fold of the same logits, without their sum.
+    #[inline(always)]
+    pub(crate) fn fold(&self) -> Fold<T> {
+        Fold { extent: self.extent, nan: self.nan, skipped: self.skipped, ..Fold::empty(self.base) }
+    }
+
+    /// The entropy of a whole row, in nats.
+    #[inline(always)]
+    pub(crate) fn entropy(&self, temperature: &Temperature<T>) -> T {
+        let max = self.extent.max;
+        if self.nan || max == T::INFINITY || max == T::NEG_INFINITY {
+            return T::NAN;
+        }
+        let others = self.others.plus(self.top.times(self.maxima - 1.0));
+        let mean = self.weighted.times_double(self.top.plus(others).reciprocal());
+        let mean = mean.times_double(Double::new(temperature.scaled()).reciprocal());
+        T::from_f64(T::ln_1p_of_quotient(others, self.top).plus(mean).high)
+    }
+}
+
+/// `value` times a power of two.
+#[inline(always)]
+fn times(value: Double, power: f64) -> Double {
+    Double { high: value.high * power, low: value.low * power }
+}
+
+/// The spread of a chunk: at most [`CHUNK`] logits. For `fixed` and `ahead` see [`super::fold::fold`].
+#[inline(always)]
+pub(crate) fn spread<S: Simd, T: Real>(
+    token: S,
+    x: &[T],
+    temperature: &Temperature<T>,
+    fixed: Option<Shift<T>>,
+    ahead: usize,
+) -> Spread<T> {
+    debug_assert!(x.len() <= CHUNK);
+    let extent = extent(token, x);
+    let max = extent.max;
+    let mut part = Spread { extent, base: fixed.map_or(T::ZERO, |shift| shift.base), ..Spread::empty() };
+    let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
+    if infinite || (fixed.is_none() && temperature.needs_base(max)) {
+        part.nan = x.iter().any(|x| x.is_nan());
+        part.skipped = if infinite { T::NEG_INFINITY } else { max };
+        return part;
+    }
+    let shift = match fixed {
+        Some(shift) => shift,
+        None => temperature.shift(max, T::ZERO),
+    };
+    let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
+    let max = T::Vector::<S>::splat(token, max);
+    let sums = match extent.mode(temperature, shift) {
+        Mode::Plain => sums::<S, T, { Mode::Plain as u8 }>(token, x, max, &exp, ahead),
+        Mode::Clamped => sums::<S, T, { Mode::Clamped as u8 }>(token, x, max, &exp, ahead),
+        Mode::General => sums::<S, T, { Mode::General as u8 }>(token, x, max, &exp, ahead),
+    };
+    let (p, s) = exp.term::<{ Mode::General as u8 }>(max);
+    part.max = extent.max;
+    part.k = shift.k;
+    part.top = T::double(T::wide(s.to_array().as_ref()[0], p.mul(s).to_array().as_ref()[0]));
+    part.maxima = sums.maxima.to_array().as_ref().iter().map(|lane| lane.to_f64()).sum();
+    part.others = sums.others.total();
+    part.weighted = sums.weighted.total();
+    part.nan = part.weighted.high.is_nan();
+    part
+}
+
+/// The three sums, a lane each.
+struct Sums<V> {
+    maxima: V,
+    others: Pair<V>,
+    weighted: Pair<V>,
+}
+
+/// A sum and what rounding took from it.
+struct Pair<V> {
+    sum: V,
+    rest: V,
+}
+
+impl<V: Vector> Pair<V> {
+    /// Adds four values to each lane.
+    #[inline(always)]
+    fn add(&mut self, values: [V; GROUP]) {
+        let value = values[0].add(values[1]).add(values[2].add(values[3]));
+        let sum = self.sum.add(value);
+        let virtual_value = sum.sub(self.sum);
+        let error = self.sum.sub(sum.sub(virtual_value)).add(value.sub(virtual_value));
+        self.sum = sum;
+        self.rest = self.rest.add(error);
+    }
+
+    /// The sum over the lanes, as a halving tree.
+    #[inline(always)]
+    fn total(self) -> Double {
+        let (sum, rest) = (self.sum.to_array(), self.rest.to_array());
+        let mut lanes = [<V::Scalar as Real>::Wide::default(); 16];
+        for (j, lane) in lanes.iter_mut().enumerate().take(V::LANES) {
+            *lane = V::Scalar::wide(sum.as_ref()[j], rest.as_ref()[j]);
+        }
+        V::Scalar::double(halve(&mut lanes[..V::LANES], V::Scalar::add_wide))
+    }
+}
+
+#[inline(always)]
+fn sums<S: Simd, T: Real, const MODE: u8>(
+    token: S,
+    x: &[T],
+    max: T::Vector<S>,
+    exp: &Exp<T::Vector<S>>,
+    ahead: usize,
+) -> Sums<T::Vector<S>> {
+    let lanes = T::LANES;
+    let zero = T::Vector::<S>::splat(token, T::ZERO);
+    let mut sums =
+        Sums { maxima: zero, others: Pair { sum: zero, rest: zero }, weighted: Pair { sum: zero, rest: zero } };
+    let mut groups = x.chunks_exact(GROUP * lanes);
+    for group in &mut groups {
+        let mut vectors = [zero; GROUP];
+        for (i, vector) in vectors.iter_mut().enumerate() {
+            token.prefetch(group, i * lanes + ahead);
+            *vector = T::Vector::<S>::load(token, &group[i * lanes..(i + 1) * lanes]);
+        }
+        sums.add::<MODE>(token, vectors, max, exp);
+    }
+    let tail = groups.remainder();
+    if !tail.is_empty() {
+        // Lanes without a logit hold minus infinity, whose term is 0 in every mode but the plain one.
+        let mut vectors = [T::Vector::<S>::splat(token, T::NEG_INFINITY); GROUP];
+        for (vector, from) in vectors.iter_mut().zip(tail.chunks(lanes)) {
+            *vector = if from.len() == lanes {
+                T::Vector::<S>::load(token, from)
+            } else {
+                T::Vector::<S>::load_partial(token, from, T::NEG_INFINITY)
+            };
+        }
+        if MODE == Mode::Plain as u8 {
+            sums.add::<{ Mode::Clamped as u8 }>(token, vectors, max, exp);
+        } else {
+            sums.add::<MODE>(token, vectors, max, exp);
+        }
+    }
+    sums
+}
+
+impl<V: Vector> Sums<V> {
+    #[inline(always)]
+    fn add<const MODE: u8>(&mut self, token: V::Token, x: [V; GROUP], max: V, exp: &Exp<V>) {
+        let (zero, one) = (V::splat(token, V::Scalar::ZERO), V::splat(token, V::Scalar::from_f64(1.0)));
+        let max = exp.logit::<MODE>(max);
+        let (mut others, mut weighted) = ([zero; GROUP], [zero; GROUP]);
+        for i in 0..GROUP {
+            let (p, s) = exp.term::<MODE>(x[i]);
+            let logit = exp.logit::<MODE>(x[i]);
+            let below = logit.less(max);
+            let distance = max.sub(logit);
+            others[i] = V::select(below, p.mul_add(s, s), zero);
+            // s is a power of two: one rounding.
+            weighted[i] = p.mul_add(distance, distance).mul(s);
+            self.maxima = self.maxima.add(V::select(below, zero, one));
+        }
+        self.others.add(others);
+        self.weighted.add(weighted);
+    }
+}
