@@ -91,6 +91,8 @@ impl Loss<'_> {
 fn expected<C: Compute>(row: &Row<'_, C>, target: impl Fn(usize) -> f64) -> f64 {
     let mut chunk = [C::ZERO; 256];
     let mut sum = Double::default();
+    // Where the sum is infinite, that of 106 bits is NaN.
+    let mut plain = 0.0;
     let len = row.len();
     for start in (0..len).step_by(chunk.len()) {
         let x = &mut chunk[..256.min(len - start)];
@@ -98,11 +100,17 @@ fn expected<C: Compute>(row: &Row<'_, C>, target: impl Fn(usize) -> f64) -> f64 
         for (offset, x) in x.iter().enumerate() {
             let q = target(start + offset);
             if q != 0.0 {
-                sum = sum.plus(row.distance(*x).plus(row.sum.log).times(q));
+                let distance = row.distance(*x);
+                plain += distance.high * q;
+                sum = sum.plus(distance.plus(row.sum.log).times(q));
             }
         }
     }
-    if row.sum.log.high.is_nan() { f64::NAN } else { sum.high }
+    match row.sum.log.high {
+        log if log.is_nan() => f64::NAN,
+        _ if plain.is_finite() => sum.high,
+        _ => plain,
+    }
 }
 
 impl Reduction for Loss<'_> {

@@ -455,6 +455,32 @@ impl FromPyObject<'_, '_> for ClassAxis {
     }
 }
 
+/// The argument `k`.
+#[derive(Clone, Copy)]
+pub(super) struct Count(pub(super) usize);
+
+impl FromPyObject<'_, '_> for Count {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let refuse = || PyTypeError::new_err(format!("k must be an integer, not {}", type_name(&object)));
+        if object.is_instance_of::<PyBool>() {
+            return Err(refuse());
+        }
+        match object.extract::<isize>() {
+            Ok(count) => usize::try_from(count)
+                .map(Self)
+                .map_err(|_| PyValueError::new_err(format!("k must be at least 0, not {count}"))),
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => {
+                Err(PyValueError::new_err("k is not a length that an axis can have"))
+            }
+            Err(error) if error.is_instance_of::<PyTypeError>(py) => Err(refuse()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// The argument `reduction`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Summary {

@@ -14,6 +14,7 @@ mod arg;
 mod call;
 mod error;
 mod functions;
+mod gradients;
 mod reductions;
 
 use pyo3::exceptions::{PyImportError, PyRuntimeWarning};
@@ -34,7 +35,9 @@ mod _core {
     #[pymodule_export]
     use super::functions::{_panic, _yardstick, build_info, get_num_threads, log_softmax, set_num_threads, softmax};
     #[pymodule_export]
-    use super::reductions::{cross_entropy, log_prob, logsumexp};
+    use super::gradients::{log_softmax_vjp, softmax_segments, softmax_vjp};
+    #[pymodule_export]
+    use super::reductions::{cross_entropy, entropy, log_prob, logsumexp, top_k};
 
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
 

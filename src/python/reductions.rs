@@ -4,9 +4,10 @@ use half::{bf16, f16};
 use ndarray::{ArrayViewMutD, IxDyn};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use smallvec::SmallVec;
 
-use super::arg::{Array, ClassAxis, FloatType, Mask, Output, Summary, Temperature, Threads};
+use super::arg::{Array, ClassAxis, Count, FloatType, Mask, Output, Summary, Temperature, Threads};
 use super::call::{Settings, call};
 use crate::element::{DType, Float};
 use crate::error::Result;
@@ -185,6 +186,86 @@ pub(super) fn cross_entropy<'py>(
     let mut out = Output::new(py, &[], dtype)?;
     write_one(&mut out.view()?, if reduction == Summary::Mean { sum / count } else { sum });
     out.into_scalar()
+}
+
+#[doc = include_str!("doc/entropy.rst")]
+#[pyfunction]
+#[pyo3(
+    signature = (logits, /, axis=ClassAxis(-1), *, temperature=Temperature::Number(1.0), r#where=None, dtype=None, threads=None),
+    text_signature = "(logits, /, axis=-1, *, temperature=1.0, where=None, dtype=None, threads=None)"
+)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn entropy<'py>(
+    py: Python<'py>,
+    logits: Array<'py>,
+    axis: ClassAxis,
+    temperature: Temperature<'py>,
+    r#where: Option<Mask<'py>>,
+    dtype: Option<FloatType>,
+    threads: Option<Threads>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let axis = Axis::One(axis.0);
+    let logits = logits.view("logits")?;
+    let reduced = Reduced::new(&logits, &axis, false)?;
+    let mut out = reduced.output(py, &logits, dtype, None)?;
+    let settings = Settings {
+        temperature: temperature.view()?,
+        mask: r#where.as_ref().map(Mask::view).transpose()?,
+        threads: threads.map(|threads| threads.0),
+    };
+    let mut result = reduced.view(&mut out)?;
+    call(py, logits.size(), settings, |options| ops::entropy::run(&logits, &mut result, &axis, options))?;
+    Ok(out.into_object())
+}
+
+#[doc = include_str!("doc/top_k.rst")]
+#[pyfunction]
+#[pyo3(
+    signature = (logits, k, /, axis=ClassAxis(-1), *, log=false, temperature=Temperature::Number(1.0), r#where=None, dtype=None, threads=None),
+    text_signature = "(logits, k, /, axis=-1, *, log=False, temperature=1.0, where=None, dtype=None, threads=None)"
+)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the signature is Python's")]
+pub(super) fn top_k<'py>(
+    py: Python<'py>,
+    logits: Array<'py>,
+    k: Count,
+    axis: ClassAxis,
+    log: bool,
+    temperature: Temperature<'py>,
+    r#where: Option<Mask<'py>>,
+    dtype: Option<FloatType>,
+    threads: Option<Threads>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static TOP_K: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let (axis, k) = (Axis::One(axis.0), k.0);
+    let logits = logits.view("logits")?;
+    let axes = axis.reduced(logits.shape.len())?;
+    let lengths = logits.shape.iter().zip(&axes);
+    let classes = lengths.clone().find(|(_, is_axis)| **is_axis).map_or(1, |(len, _)| *len);
+    if k > classes {
+        return Err(PyValueError::new_err(format!(
+            "k is {k}, but the axis has length {classes} in an array of shape {}",
+            display(&logits.shape)
+        )));
+    }
+    // A number has no axis whose length could be k: one of length k is made, and taken away again if k is 1.
+    let shape: Shape = lengths.map(|(&len, &is_axis)| if is_axis { k } else { len }).collect();
+    if logits.shape.is_empty() && k == 0 {
+        return Err(PyValueError::new_err("k is 0, but logits is a single number; pass an array of one"));
+    }
+    let mut values = Output::new(py, &shape, dtype.map_or(logits.dtype.result(), |dtype| dtype.0))?;
+    let mut indices = Output::new(py, &shape, DType::I64)?;
+    let settings = Settings {
+        temperature: temperature.view()?,
+        mask: r#where.as_ref().map(Mask::view).transpose()?,
+        threads: threads.map(|threads| threads.0),
+    };
+    let (mut to, mut places) = (values.view()?, indices.view_of_indices()?);
+    call(py, logits.size(), settings, |options| {
+        ops::top_k::run(&logits, k, &mut to, &mut places, &axis, log, options)
+    })?;
+    let class = TOP_K.import(py, "fastsoftmax._functions", "TopK")?;
+    class.call1((values.into_object(), indices.into_object()))
 }
 
 /// The labels as seen from the logits, and whether they are probabilities.

@@ -138,7 +138,7 @@ pub(crate) fn run<D: Digest>(
         let (outer, along) = strides(indices.array(), &reduced);
         (index_strides, indices_along) = (Some(outer), along);
     }
-    let call = arguments.call(value_strides, &reduced, [index_strides.as_deref(), None], options, false)?;
+    let call = arguments.call(&value_strides, &reduced, [index_strides.as_deref(), None], options, false)?;
     if empty || call.plan.rows == 0 {
         return Ok(());
     }

@@ -52,7 +52,7 @@ pub(crate) fn map<F: Vjp>(
         None => wide,
     };
     let (in_place, more) = (first_in_place || grad_in_place, [Some(grad.strides.as_slice()), None]);
-    let call = arguments.call(out.array().strides.clone(), &reduced, more, options, in_place)?;
+    let call = arguments.call(&out.array().strides, &reduced, more, options, in_place)?;
     if call.plan.rows == 0 || call.plan.len == 0 {
         return Ok(());
     }

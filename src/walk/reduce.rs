@@ -76,6 +76,10 @@ impl<C: Compute> Row<'_, C> {
     /// Logits that are log-probabilities already do so, and no logarithm of a rounded sum can tell by how much. The sum
     /// is then made again in float64, and if that is not enough, with numbers of 106 bits.
     pub(crate) fn log_sum(&self) -> Result<f64> {
+        if self.sum.log.high.is_nan() {
+            // The maximum is the sum: +inf, or -inf where there is nothing else, or NaN.
+            return Ok(self.sum.max.to_f64());
+        }
         let value = self.sum.value(&self.temperature);
         if !value.high.is_finite() || value.high.abs() >= 0.5 * self.sum.log.high {
             return Ok(value.high);
@@ -111,6 +115,15 @@ impl<C: Compute> Row<'_, C> {
     pub(crate) fn log_probability(&self, place: usize) -> f64 {
         let mut x = [C::ZERO];
         self.read(place, &mut x);
+        if x[0] == C::NEG_INFINITY {
+            // Of a row without probabilities, a place that is left out keeps its value all the same.
+            let mut kept = [C::ZERO];
+            if let Some(mask) = self.reader.mask {
+                mask.exclude(self.index, place, &mut kept, C::NEG_INFINITY);
+            }
+            let is_nan = self.sum.log.high.is_nan() && kept[0] == C::ZERO;
+            return if is_nan { f64::NAN } else { f64::NEG_INFINITY };
+        }
         let distance = self.distance(x[0]);
         distance.plus(self.sum.log).negated().high
     }

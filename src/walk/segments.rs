@@ -49,7 +49,7 @@ pub(crate) fn map<F: Function>(
     let copies = arguments.copies(out, true)?;
     let arguments = copies.replace(&arguments);
     let in_place = arguments.x.is_same(out.array());
-    let call = arguments.call(out.array().strides.clone(), &[true], [None, None], options, in_place)?;
+    let call = arguments.call(&out.array().strides, &[true], [None, None], options, in_place)?;
     if len == 0 {
         return Ok(());
     }

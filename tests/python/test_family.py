@@ -6,6 +6,7 @@ import fastsoftmax as fs
 import mpmath
 import numpy as np
 import pytest
+import reference
 import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -515,6 +516,192 @@ def test_cross_entropy_refuses(
 ) -> None:
     with pytest.raises(error, match=message):
         fs.cross_entropy(np.zeros((3, 4)), labels, **options)
+
+
+# ---- entropy ----
+
+
+def entropy(x: Any, axis: int = -1, *, temperature: Any = 1.0, where: Any = None) -> Exact:
+    """Compute -sum p log p, with the special values of api.md."""
+    logs = log_softmax(x, axis, temperature=temperature, where=where)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(logs == -np.inf, 0, -logs * np.exp(logs))
+    return terms.sum(axis)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("spread", [0.0, 3.0, 30.0])
+def test_entropy(dtype: np.dtype[Any], axis: int, spread: float) -> None:
+    x = np.random.default_rng(0).normal(0, spread, (7, 130, 5)).astype(dtype)
+    where = np.random.default_rng(1).random(x.shape) < 0.7
+    for options in ({}, {"temperature": 2.5}, {"where": where}):
+        result = fs.entropy(x, axis, **options)
+        assert result.dtype == dtype
+        expected = entropy(x, axis, **options)
+        assert result.shape == expected.shape
+        unit = reference.ulps(result, expected)
+        assert unit.max() <= (0.52 if dtype.itemsize == 2 else 2.5)
+
+
+def test_entropy_special_values() -> None:
+    x = np.array([[0, 0, -INF], [NAN, 0, 0], [INF, 0, 0], [-INF] * 3, [-INF, 5, -INF]])
+    with np.errstate(all="raise"):
+        assert_same(fs.entropy(x), [np.log(2), NAN, NAN, NAN, 0])
+        assert_same(fs.entropy(x, where=False), np.zeros(5))
+    assert_same(fs.entropy(np.empty((2, 0))), [0, 0])
+    assert fs.entropy(np.zeros(4, np.float32), dtype=np.float64) == np.log(4)
+    assert fs.entropy([0.0, 0.0]).shape == ()
+
+
+# ---- top_k ----
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("k", [0, 1, 4, 5])
+@pytest.mark.parametrize("log", [False, True])
+def test_top_k(dtype: np.dtype[Any], axis: int, k: int, log: bool) -> None:
+    x = np.random.default_rng(0).normal(0, 3, (6, 130, 5)).astype(dtype)
+    where = np.random.default_rng(1).random(x.shape) < 0.7
+    for options in ({}, {"temperature": 2.5}, {"where": where}):
+        top = fs.top_k(x, k, axis, log=log, **options)
+        assert isinstance(top, fs.TopK)
+        assert top.values.dtype == dtype
+        assert top.indices.dtype == np.intp
+        kept: Any = np.where(options.get("where", True), x.astype(float), -INF)
+        order = np.argsort(-kept, axis, kind="stable")
+        places = np.take(order, np.arange(k), axis)
+        probs = (fs.log_softmax if log else fs.softmax)(x, axis, **options)
+        assert_same(top.indices, places)
+        assert bits(top.values) == bits(np.take_along_axis(probs, places, axis))
+
+
+def test_top_k_ties_and_special_values() -> None:
+    assert_same(fs.top_k([1.0, 3.0, 3.0, 1.0], 3).indices, [1, 2, 0])
+    assert_same(fs.top_k([3, 1, 2], 2).indices, [0, 2])
+    top = fs.top_k([[0.0, NAN, 5.0], [0.0, INF, 5.0], [-INF] * 3], 2)
+    assert_same(top.values, np.full((3, 2), NAN))
+    assert_same(top.indices, [[1, 2], [1, 2], [0, 1]])
+    assert_same(fs.top_k([1.0, 2.0], 2, where=False).values, [0, 0])
+    assert_same(fs.top_k([1.0, 2.0], 2, where=False, log=True).values, [-INF, -INF])
+    values, indices = fs.top_k(np.zeros((2, 3), np.float32), 1, dtype=np.float64)
+    assert_same(values, np.full((2, 1), 1 / 3))
+    assert_same(indices, np.zeros((2, 1)))
+    assert fs.top_k(2.0, 1).values.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("k", "options", "error", "message"),
+    [
+        (5, {}, ValueError, "k is 5, but the axis has length 4"),
+        (-1, {}, ValueError, "k must be at least 0, not -1"),
+        (2.0, {}, TypeError, "k must be an integer, not float"),
+        (True, {}, TypeError, "k must be an integer, not bool"),
+        (2**70, {}, ValueError, "k is"),
+        (2, {"axis": None}, TypeError, "axis must be an integer"),
+        (2, {"temperature": 0}, ValueError, "argmax"),
+    ],
+)
+def test_top_k_refuses(k: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fs.top_k(np.zeros((3, 4)), k, **options)
+
+
+# ---- Gradients ----
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("axis", [0, 1, -1, None, (0, 2)])
+def test_vector_jacobian_products(dtype: np.dtype[Any], axis: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 2, (3, 70, 5)).astype(dtype)
+    grad = rng.normal(0, 1, x.shape).astype(dtype)
+    unit = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype.name, float(np.finfo(np.float64).eps))
+    unit = 2.0**-23 if dtype == np.float32 else unit
+    p, g = fs.softmax(x, axis), exact(grad)
+    total = (g * exact(p)).sum(axis, keepdims=True)
+    result = fs.softmax_vjp(p, grad, axis)
+    assert result.dtype == dtype
+    scale = exact(p) * np.maximum(abs(g), abs(total))
+    # Subnormal float16 have fewer bits.
+    least = 2.0**-24 if dtype == np.float16 else 0
+    assert (np.abs(exact(result) - exact(p) * (g - total)) <= 2 * unit * scale + least).all()
+    logs = fs.log_softmax(x, axis)
+    total = g.sum(axis, keepdims=True)
+    result = fs.log_softmax_vjp(logs, grad, axis)
+    assert result.dtype == dtype
+    scale = np.maximum(abs(g), np.exp(exact(logs)) * abs(total))
+    assert (np.abs(exact(result) - (g - np.exp(exact(logs)) * total)) <= 2 * unit * scale + least).all()
+
+
+def test_vector_jacobian_products_against_finite_differences() -> None:
+    rng = np.random.default_rng(0)
+    x, grad, step = rng.normal(0, 1, 6), rng.normal(0, 1, 6), 1e-6
+    for function, vjp in ((fs.softmax, fs.softmax_vjp), (fs.log_softmax, fs.log_softmax_vjp)):
+        sides = [function(x + sign * step * np.eye(6)) for sign in (1, -1)]
+        expected = (sides[0] - sides[1]) @ grad / (2 * step)
+        np.testing.assert_allclose(vjp(function(x), grad), expected, atol=1e-9)
+
+
+def test_vector_jacobian_products_options() -> None:
+    p = fs.softmax(np.random.default_rng(0).normal(0, 1, (4, 5)))
+    grad = np.arange(5.0)
+    expected = fs.softmax_vjp(p, np.tile(grad, (4, 1)))
+    assert bits(fs.softmax_vjp(p, grad)) == bits(expected)
+    assert fs.softmax_vjp(np.asfortranarray(p), grad).flags.f_contiguous
+    for other, dtype in (("f4", "f8"), ("f8", "f8"), ("i8", "f8")):
+        assert fs.softmax_vjp(p, grad.astype(other)).dtype == dtype
+    assert fs.softmax_vjp(p.astype("f2"), grad.astype(BFLOAT16)).dtype == np.float32
+    own = p.copy()
+    assert fs.softmax_vjp(own, grad, out=own) is own
+    assert bits(own) == bits(expected)
+    with pytest.raises(ValueError, match="grad"):
+        fs.softmax_vjp(p, np.zeros(4))
+    with pytest.raises(ValueError, match="out has shape"):
+        fs.log_softmax_vjp(p, grad, out=np.empty(5))
+    with pytest.raises(TypeError, match="log_probs has dtype complex"):
+        fs.log_softmax_vjp([1j], [1.0])
+    with pytest.raises(np.exceptions.AxisError):
+        fs.softmax_vjp(p, grad, 2)
+
+
+# ---- Segments ----
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_segments(dtype: np.dtype[Any]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 3, 1000).astype(dtype)
+    offsets = np.concatenate([[3], np.sort(rng.integers(3, 990, 50)), [990]])
+    temperature = rng.uniform(0.5, 2, len(offsets) - 1)
+    for kind in "iulL":
+        result = fs.softmax_segments(x, offsets.astype(kind), temperature=temperature)
+        assert result.dtype == dtype
+        assert (result[:3] == 0).all()
+        assert (result[990:] == 0).all()
+        for start, end, one in zip(offsets[:-1], offsets[1:], temperature, strict=True):
+            assert bits(result[start:end]) == bits(fs.softmax(x[start:end], temperature=one))
+    own = x.copy()
+    assert fs.softmax_segments(own, offsets, out=own) is own
+    assert bits(own) == bits(fs.softmax_segments(x[::-1].copy()[::-1], offsets))
+    assert fs.softmax_segments(x, [0, 1000], dtype=np.float64).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("offsets", "error", "message"),
+    [
+        ([0, 3, 2, 5], ValueError, "offsets"),
+        ([0, 6], IndexError, "6"),
+        ([-1, 5], IndexError, "-1"),
+        ([0.0, 5.0], TypeError, "offsets"),
+        ([], (ValueError, TypeError), "offsets"),
+        ([[0, 5]], ValueError, "offsets"),
+    ],
+)
+def test_segments_refuses(offsets: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        fs.softmax_segments(np.zeros(5), offsets)
 
 
 # ---- The same bits ----
