@@ -175,7 +175,9 @@ impl Part<'_> {
         let mut done = 0;
         walk(&target.plan.axis, target.operand, start, from.len(), &mut |offset, stride, len| {
             for (i, index) in from[done..done + len].iter().enumerate() {
-                let at = self.pointer(row + offset + stride * i.cast_signed()).cast::<i64>();
+                let at = self.pointer(row + offset + stride * i.cast_signed());
+                #[allow(clippy::cast_ptr_alignment, reason = "written unaligned")]
+                let at = at.cast::<i64>();
                 #[allow(unsafe_code, reason = "writes elements of any alignment, any distance apart")]
                 // SAFETY: as in `store`: an element of the array, by a plan that `check` found to stay within it, in a
                 // part that no other task has; int64 by the assertion above.
