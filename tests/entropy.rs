@@ -32,7 +32,7 @@ fn ln_1p(y: Double) -> Double {
 /// By the definition, as log S + sum e d / S, with the maximum taken off exactly.
 fn reference(x: &[f64], temperature: f64) -> Double {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let at = x.iter().position(|x| *x == max).unwrap();
+    let at = x.iter().position(|x| *x == max).expect("the maximum is an element");
     let (mut others, mut weighted) = (Double::of(0.0), Double::of(0.0));
     for (index, x) in x.iter().enumerate() {
         if index != at && *x > f64::NEG_INFINITY {
@@ -257,9 +257,9 @@ fn axes() {
     assert_eq!(whole[[]], entropy(&flat, 0, &options).unwrap()[[]]);
     assert!(matches!(entropy(&x, 3, &options), Err(Error::Axis { axis: 3, ndim: 3 })));
     let none = entropy(&Array2::<f32>::zeros((3, 0)), 1, &options).unwrap();
-    assert_eq!(none, ArrayD::zeros(vec![3]));
+    assert_eq!(none, ArrayD::<f32>::zeros(vec![3]));
     assert_eq!(entropy(&Array2::<f32>::zeros((0, 3)), 1, &options).unwrap().shape(), [0]);
-    assert_eq!(entropy(&Array2::<f32>::zeros((0, 3)), 0, &options).unwrap(), ArrayD::zeros(vec![3]));
+    assert_eq!(entropy(&Array2::<f32>::zeros((0, 3)), 0, &options).unwrap(), ArrayD::<f32>::zeros(vec![3]));
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn reference(x: &[f32], k: usize) -> Vec<i64> {
         (false, true) => Ordering::Greater,
         _ => x[*b].partial_cmp(&x[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b)),
     });
-    order[..k].iter().map(|index| *index as i64).collect()
+    order[..k].iter().map(|index| index.cast_signed() as i64).collect()
 }
 
 fn check(x: &Array2<f32>, k: usize, options: &Options<'_>, name: &str) {
