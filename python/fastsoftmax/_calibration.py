@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 ROWS: Final = 1 << 16  # of a block: its results take 0.5 MB for every number per row
 ELEMENTS: Final = 1 << 18  # of a block of probabilities
-SAMPLE: Final = 1 << 16  # rows of the sample, where there are at least four times as many
-TOLERANCE: Final = 1e-9  # of the logarithm of the temperature
+SAMPLE: Final = 1 << 14  # rows of the sample, where there are at least four times as many
+TOLERANCE: Final = 1e-8  # of the logarithm of the temperature
 ABOVE_ONE: Final = 0.01  # by what a probability may exceed 1: bfloat16 rounds by 0.004
 
 

@@ -154,7 +154,7 @@ def _add_stream_options(
         "--chunk-bytes",
         type=_size,
         metavar="SIZE",
-        help="of one piece of the work, for instance 16M (default 4M)",
+        help="of one piece of the work, for instance 16M (default 2M)",
     )
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "NpyError", "Summary", "stream"]
 
-DEFAULT_CHUNK_BYTES: Final = 4 << 20  # four slots of this stay in a last-level cache of 16 MiB
+DEFAULT_CHUNK_BYTES: Final = 2 << 20  # still in the cache from reading to computing to writing
 
 
 @dataclass(frozen=True)

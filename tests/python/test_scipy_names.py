@@ -85,7 +85,7 @@ def test_parity_with_weights(call: tuple[Any, Any], data: Any, keepdims: bool, r
     rtol = 1e-3 if array.dtype == np.float32 else 1e-10
     if SCIPY < (1, 16) and not return_sign and (sign < 0).any():
         return  # scipy#22903
-    if not return_sign and ((sign < 0) & (np.exp(value) < 1e-30)).any():
+    if not return_sign and ((sign < 0) & (value < -60)).any():
         return  # SciPy says -inf for the logarithm of a negative sum that underflows
     for one, other in zip(*((x if return_sign else (x,)) for x in (mine, expected)), strict=True):
         assert_like(one, other, rtol)

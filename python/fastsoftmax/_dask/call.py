@@ -310,7 +310,7 @@ def _ratio(total: Array, count: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def _row_weights(labels: Array, weight: Array | None, ignore_index: int) -> Array:
-    counts = labels != ignore_index
+    counts: Array = labels != ignore_index
     if weight is None:
         return counts.astype(np.float64)
     weights: Array = np.where(counts, weight[np.where(counts, labels, 0).astype(np.intp)].astype(np.float64), 0)
