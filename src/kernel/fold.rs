@@ -402,9 +402,10 @@ pub(crate) fn fold_row<S: Simd, T: Real>(
     }
 }
 
-/// The fold of a row without the logits that equal `max`; `read` copies logits from an index on.
+/// The fold of a row without the logits that equal its maximum; `read` copies logits from an index on.
 ///
-/// For rows of which one logit outweighs all others by far.
+/// For rows of which one logit outweighs all others by far. The rest has the base of the row, so that the two can be
+/// compared.
 pub(crate) fn fold_without<S: Simd, T: Real>(
     token: S,
     len: usize,
@@ -412,6 +413,7 @@ pub(crate) fn fold_without<S: Simd, T: Real>(
     max: T,
     read: &mut dyn FnMut(usize, &mut [T]),
 ) -> Fold<T> {
+    let base = if temperature.needs_base(max) { max } else { T::ZERO };
     let mut chunk = [T::ZERO; CHUNK];
     let mut fixed = None;
     loop {
@@ -422,9 +424,14 @@ pub(crate) fn fold_without<S: Simd, T: Real>(
             x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
             row = row.with(fold(token, x, &mut [], temperature, fixed, 0));
         }
-        match row.retry(temperature) {
-            Some(shift) if fixed.is_none() => fixed = Some(shift),
-            _ => return row,
+        let second = row.extent.max;
+        let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;
+        if fixed.is_some() || complete || second == T::NEG_INFINITY {
+            return row;
         }
+        if max.to_f64() - second.to_f64() > FAR * temperature.value {
+            return Fold::empty(base);
+        }
+        fixed = Some(temperature.shift(second, base));
     }
 }

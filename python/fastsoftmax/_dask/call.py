@@ -313,7 +313,9 @@ def _row_weights(labels: Array, weight: Array | None, ignore_index: int) -> Arra
     counts: Array = labels != ignore_index
     if weight is None:
         return counts.astype(np.float64)
-    weights: Array = np.where(counts, weight[np.where(counts, labels, 0).astype(np.intp)].astype(np.float64), 0)
+    weights: Array = np.where(
+        counts, weight[np.where(counts, labels, 0).astype(np.intp)].astype(np.float64), 0
+    )
     return weights
 
 
