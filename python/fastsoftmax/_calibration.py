@@ -1,34 +1,19 @@
-"""How far to trust probabilities: the temperature that makes them honest, and the error that remains.
-
-The mean negative log-likelihood (NLL) of the labels is convex in beta = 1/T. Its slope along log(beta) is
-
-    beta * d NLL / d beta  =  mean of  beta * (E_p[x] - x_label)  =  mean of (NLL_row - H_row),
-
-for the entropy of a row is H = logsumexp(beta*x) - beta * E_p[x]. At the best temperature, then, the labels
-are on average exactly as surprising as the model says they will be. `log_prob` and `entropy` give both sides
-in one read of the logits each, without a matrix of probabilities, for logits of any layout. The root of the
-difference is found by the secant method inside a bracket, from a start and a rate that a sample of the rows
-gives; three evaluations on all rows are the rule.
-"""
+"""How far to trust probabilities: the temperature that makes them honest, and the error that remains."""
 
 from __future__ import annotations
 
 import math
 import operator
 import warnings
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 import fastsoftmax
 
-from ._blocks import blocks
+from ._temperature import LabelledLogits, check_labels, plain, root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
 
     Array = NDArray[Any]
@@ -36,8 +21,6 @@ if TYPE_CHECKING:
 
 ROWS: Final = 1 << 16  # of a block: its results take 0.5 MB for every number per row
 ELEMENTS: Final = 1 << 18  # of a block of probabilities
-SAMPLE: Final = 1 << 14  # rows of the sample, where there are at least four times as many
-TOLERANCE: Final = 1e-8  # of the logarithm of the temperature
 ABOVE_ONE: Final = 0.01  # by what a probability may exceed 1: bfloat16 rounds by 0.004
 
 
@@ -114,9 +97,9 @@ def fit_temperature(
     Notes
     -----
     The logarithm of the result is within about 1e-8 of the minimiser's, unless the minimum is so flat that
-    float64 cannot tell. The NLL is convex in 1/T, so there is only one. The root of its slope is found with
-    `log_prob` and `entropy`, at most about five reads each after a sample has given the start. The memory
-    needed does not grow with the number of logits: less than 4 MB.
+    float64 cannot tell. The NLL is convex in 1/T, so there is only one. The root of its slope is found by
+    Newton's or the secant method, usually in two or three evaluations on all rows. The memory needed does
+    not grow with the number of logits: less than 4 MB.
 
     References
     ----------
@@ -140,14 +123,14 @@ def fit_temperature(
     low, high = (float(bound) for bound in bounds)
     if not 0 < low < high < math.inf:
         raise ValueError(f"bounds must be two numbers with 0 < low < high < inf, not ({low}, {high})")
-    rows = _Rows.checked(logits, labels, axis, sample_weight, threads)
+    rows = LabelledLogits.checked(logits, labels, axis, sample_weight, threads)
     # Along u = log(beta), beta = 1/T; the start is T = 1.
     ends = (-math.log(high), -math.log(low))
     start, rate = min(max(0.0, ends[0]), ends[1]), None
     sample = rows.sample()
     if sample is not None:
-        start, rate, _ = _root(sample.slope, *ends, start, None)
-    u, _, end = _root(rows.slope, *ends, start, rate)
+        start, rate, _ = root(sample.slope, *ends, start, None)
+    u, _, end = root(rows.slope, *ends, start, rate)
     if end is None:
         return min(max(math.exp(-u), low), high)
     result = {"low": high, "high": low, "flat": high}[end]
@@ -161,169 +144,6 @@ def fit_temperature(
     message = f"fit_temperature returns a bound, {result:g}: {reasons[end]}"
     warnings.warn(message, RuntimeWarning, stacklevel=2)
     return result
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Checked logits, labels and weights, the classes last; and the greatest weight."""
-
-    logits: Array
-    labels: Array
-    weights: Array | None
-    scale: float
-    threads: int | None
-
-    @classmethod
-    def checked(
-        cls, logits: ArrayLike, labels: ArrayLike, axis: int, weights: ArrayLike | None, threads: int | None
-    ) -> _Rows:
-        """Hold the arguments against each other."""
-        x, y = _plain(logits, "logits"), _plain(labels, "labels")
-        x = np.moveaxis(x, normalize_axis_index(operator.index(axis), x.ndim), -1)
-        _check_labels(y, x.shape)
-        if y.size == 0:
-            raise ValueError("there are no rows to fit a temperature to")
-        if weights is None:
-            return cls(x, y, None, 1.0, threads)
-        w = _plain(weights, "sample_weight")
-        return cls(x, y, w, _greatest_weight(w, y.shape), threads)
-
-    def sample(self) -> _Rows | None:
-        """Give every n-th row, as a view, if there are so many rows that it pays."""
-        shape = self.labels.shape
-        along = int(np.argmax(shape)) if shape else 0
-        step = min(self.labels.size // SAMPLE, shape[along]) if shape else 0
-        if step < 4:
-            return None
-        every = (slice(None),) * along + (slice(step // 2, None, step),)
-        weights = None if self.weights is None else self.weights[every]
-        if weights is not None and not weights.any():
-            return None
-        sample = replace(self, logits=self.logits[every], labels=self.labels[every], weights=weights)
-        return sample if math.isfinite(sample.slope(0.0, explain=False)[0]) else None
-
-    def slope(self, u: float, *, explain: bool = True) -> tuple[float, float]:
-        """Give the slope of the mean NLL along u = log(beta), and what of it may be rounding errors.
-
-        Where a row has no finite slope, raise what is wrong with it; or give NaN if not `explain`.
-        """
-        options: dict[str, Any] = {"temperature": math.exp(-u), "dtype": np.float64, "threads": self.threads}
-        losses, entropies, weights = [], [], []
-        for place in blocks(self.labels.shape, ROWS):
-            x = self.logits[place]
-            loss = -fastsoftmax.log_prob(x, self.labels[place], **options)
-            entropy = fastsoftmax.entropy(x, **options)
-            weight: Any = 1.0
-            if self.weights is not None:
-                weight = np.asarray(self.weights[place], np.float64) / self.scale
-                loss[weight == 0] = entropy[weight == 0] = 0
-            if not (np.isfinite(loss).all() and np.isfinite(entropy).all()):
-                if not explain:
-                    return math.nan, 0.0
-                self._explain(place, ~(np.isfinite(loss) & np.isfinite(entropy)))
-            losses.append(float((weight * loss).sum()))
-            entropies.append(float((weight * entropy).sum()))
-            weights.append(float(np.sum(np.broadcast_to(weight, loss.shape))))
-        loss_mean, entropy_mean = (math.fsum(part) / math.fsum(weights) for part in (losses, entropies))
-        noise = 8 * 2.0**-52 * (loss_mean + entropy_mean)
-        return loss_mean - entropy_mean, noise if math.isfinite(noise) else 0.0
-
-    def _explain(self, place: tuple[slice, ...], bad: Any) -> None:
-        """Raise what is wrong with the first bad row of a block, unless it is only an overflow of x/T."""
-        for index in np.argwhere(bad):
-            row = self.logits[place][tuple(index)].astype(np.float64)
-            where = tuple(int(i) + (s.start or 0) for i, s in zip(index, place, strict=True))
-            name = _name(where)
-            if np.isnan(row).any():
-                raise ValueError(f"the logits of {name} hold NaN")
-            if (row == np.inf).any():
-                raise ValueError(f"the logits of {name} hold inf, which has no softmax")
-            if row[self.labels[where]] == -np.inf:
-                raise ValueError(
-                    f"{name} has the logit -inf at its label {self.labels[where]}, so that the likelihood is "
-                    "0 at any temperature"
-                )
-
-
-def _greatest_weight(weights: Array, shape: tuple[int, ...]) -> float:
-    """Check weights, and give the greatest, by which they are divided so that no sum overflows."""
-    if weights.shape != shape:
-        raise ValueError(f"sample_weight has shape {weights.shape}; it must be that of labels, {shape}")
-    if weights.dtype.kind not in "biuf":
-        raise TypeError(f"sample_weight must be real numbers, not {weights.dtype}")
-    greatest = 0.0
-    for place in blocks(shape, ROWS):
-        part = weights[place]
-        if not ((part >= 0) & (part < np.inf)).all():
-            raise ValueError("sample_weight must not be negative, NaN or infinite")
-        greatest = max(greatest, float(part.max(initial=0)))
-    if greatest == 0:
-        raise ValueError("sample_weight is 0 for every row")
-    return greatest
-
-
-def _root(
-    slope: Callable[[float], tuple[float, float]], low: float, high: float, u: float, rate: float | None
-) -> tuple[float, float | None, Literal["low", "high", "flat"] | None]:
-    """Find where an increasing function is 0 between two ends.
-
-    Returns
-    -------
-    u, rate
-        The place, and the derivative there if it is known.
-    end : str or None
-        If the function is not 0 in between: at which end it is nearest to it, or that it is 0 all along.
-    """
-    a, b = low, high
-    last: tuple[float, float] | None = None
-    last_step = math.inf
-    asked = False
-    for trial in range(200):
-        h, noise = slope(u)
-        if abs(h) <= noise:
-            return _at_zero(slope, low, high, u, rate)
-        if h > 0:
-            b = u
-        else:
-            a = u
-        if a == high or b == low:
-            return u, None, "high" if a == high else "low"
-        if last is not None:
-            secant = (h - last[1]) / (u - last[0])
-            rate = secant if 0 < secant < math.inf else None
-        last = u, h
-        # At most 2 far, a factor of 7 in the temperature; without a rate, 1.
-        step = min(max(-h / rate, -2.0), 2.0) if rate else math.copysign(1.0, -h)
-        if trial > 5 and abs(step) > 0.5 * abs(last_step) and not asked:
-            # The root, if there is one, does not come nearer: ask at that end.
-            asked = True
-            at_end, noise = slope(low if h > 0 else high)
-            if at_end >= -noise if h > 0 else at_end <= noise:
-                return (low, None, "low") if h > 0 else (high, None, "high")
-        target = min(max(u + step, low), high)
-        if trial < 40 and (a < target < b or target == a == low or target == b == high):
-            # The error of the secant method after this step is about this step times the last one.
-            if min(1.0, 10 * abs(last_step)) * abs(target - u) <= TOLERANCE:
-                return target, rate, None
-        else:
-            target = (a + b) / 2
-            if b - a <= TOLERANCE:
-                return target, rate, None
-        last_step = target - u
-        u = target
-    return u, rate, None
-
-
-def _at_zero(
-    slope: Callable[[float], tuple[float, float]], low: float, high: float, u: float, rate: float | None
-) -> tuple[float, float | None, Literal["low", "high", "flat"] | None]:
-    """Tell a root from a slope that dies away towards an end, or is 0 everywhere."""
-    h, noise = slope(high)
-    if h > noise:
-        return u, rate, None
-    h, noise = slope(low)
-    # Without noise both sides are 0: all labels are certain, however near the ends.
-    return (high, None, "high") if h < -noise or noise == 0 else (low, None, "flat")
 
 
 # -- error ---------------------------------------------------------------------------------------------------
@@ -472,7 +292,7 @@ def reliability(
     temperature: float = 1.0,
 ) -> CalibrationBins:
     """Compute what `calibration_error` returns; logits can be scaled by a temperature."""
-    x, y = _plain(probs_or_logits, "logits" if from_logits else "probs"), _plain(labels, "labels")
+    x, y = plain(probs_or_logits, "logits" if from_logits else "probs"), plain(labels, "labels")
     n_bins = operator.index(n_bins)
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, not {n_bins}")
@@ -481,7 +301,7 @@ def reliability(
     if x.ndim != 2:
         hint = "; for binary probabilities p pass np.stack([1 - p, p], axis=1)" if x.ndim == 1 else ""
         raise ValueError(f"{x.ndim} dimensions; calibration_error needs 2, rows and classes{hint}")
-    _check_labels(y, x.shape)
+    check_labels(y, x.shape)
     edges = np.arange(n_bins + 1) / n_bins
     count, right, sums = np.zeros(n_bins, np.intp), np.zeros(n_bins), np.zeros(n_bins)
     top = _top_of_logits if from_logits else _top_of_probabilities
@@ -529,29 +349,3 @@ def _top_of_probabilities(p: Array, start: int, _: float) -> tuple[F64, Array]:
             f"row {start + row} holds {bad:g}, which is no probability (for logits, pass from_logits=True)"
         )
     return np.minimum(confidence, 1.0), winner
-
-
-# -- what both check -----------------------------------------------------------------------------------------
-
-
-def _plain(x: ArrayLike, name: str) -> Array:
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, and its mask would be lost: leave out those rows")
-    return np.asarray(x)
-
-
-def _check_labels(labels: Array, shape: tuple[int, ...]) -> None:
-    """Hold class indices against the shape of the logits, classes last."""
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, not {labels.dtype}")
-    if labels.shape != shape[:-1]:
-        raise ValueError(f"labels has shape {labels.shape}; for these logits it must be {shape[:-1]}")
-    classes = shape[-1]
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        at = np.unravel_index(int(((labels < 0) | (labels >= classes)).argmax()), labels.shape)
-        raise IndexError(f"label {labels[at]} of {_name(at)} is out of range for {classes} classes")
-
-
-def _name(row: tuple[Any, ...]) -> str:
-    index = tuple(int(i) for i in row)
-    return f"row {index[0] if len(index) == 1 else index}" if index else "the row"

@@ -44,7 +44,7 @@ pub struct TopK<T, D: Dimension> {
 /// use ndarray::array;
 ///
 /// let top = top_k(&array![0.1f32, 2.0, 1.0], 2, -1, false, &Options::new())?;
-/// assert_eq!(top.values, array![0.659_001_1, 0.242_432_97]);
+/// assert_eq!(top.values, array![0.659_001_1, 0.242_432_98]);
 /// assert_eq!(top.indices, array![1, 2]);
 /// # Ok::<(), fastsoftmax::Error>(())
 /// ```

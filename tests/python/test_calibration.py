@@ -10,6 +10,7 @@ import hypothesis
 import ml_dtypes
 import numpy as np
 import pytest
+from fastsoftmax import _temperature
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -46,7 +47,7 @@ def sampled(
 # -- fit_temperature -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "classes"), [(50, 3), (1000, 10), (2000, 100), (300_000, 4)])
+@pytest.mark.parametrize(("rows", "classes"), [(50, 3), (1000, 10), (1000, 200), (300_000, 4)])
 @pytest.mark.parametrize("spread", [0.2, 1, 5])
 @pytest.mark.parametrize("temperature", [0.3, 1, 4])
 def test_minimises(rows: int, classes: int, spread: float, temperature: float) -> None:
@@ -143,6 +144,23 @@ def test_impossible_classes() -> None:
     assert fs.fit_temperature(wide, y) == pytest.approx(fs.fit_temperature(x, y), rel=1e-9)
 
 
+@pytest.mark.parametrize("classes", [50, 150, 3000])
+@pytest.mark.parametrize("rows", [1, 40, 100_000])
+def test_few_and_many_classes_are_one(classes: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = min(rows, 10_000_000 // classes)
+    x, y = sampled(np.random.default_rng(classes), rows, classes, 3, 2)
+    y[0] = x[0].argmin()  # so that no single row is separable
+    weights = np.random.default_rng(0).random(rows)
+    temperatures = []
+    for few in (0, 10_000):
+        monkeypatch.setattr(_temperature, "FEW", few)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            temperatures.append(fs.fit_temperature(x, y, sample_weight=weights))
+    assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-7)
+
+
+@pytest.mark.parametrize("few", [0, 128])
 @pytest.mark.parametrize(
     ("x", "y", "end", "why"),
     [
@@ -157,7 +175,10 @@ def test_impossible_classes() -> None:
         ([[1.0, 1], [2, 2]], [1, 0], 1e3, "same at any temperature"),
     ],
 )
-def test_ends_at_a_bound(x: Any, y: Any, end: float, why: str) -> None:
+def test_ends_at_a_bound(
+    x: Any, y: Any, end: float, why: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_temperature, "FEW", few)
     with pytest.warns(RuntimeWarning, match=why) as caught:
         assert fs.fit_temperature(x, y) == end
     assert caught[0].filename == __file__
