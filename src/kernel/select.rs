@@ -4,7 +4,8 @@
 //! for each chunk, in order:
 //!     nothing, if its maximum is not above the bar          the bar: the k-th largest logit so far
 //!     for each vector: nothing, if no lane is above the bar
-//!     else push each logit above the bar                    equal ones come too late: lowest index first
+//!     else note where the logits above the bar are          equal ones come too late: lowest index first
+//!     push each of them that still is above the bar
 //! ```
 //!
 //! 1. Of few logits, a sorted list is kept. Of many, a buffer of 2 k that is cut down to k whenever it is full, so
@@ -14,7 +15,7 @@
 //!
 //! NaN counts as larger than everything; -0 equals 0.
 
-use super::fold::Extent;
+use super::fold::{CHUNK, Extent};
 use super::real::Real;
 use crate::simd::{Simd, Vector};
 
@@ -128,30 +129,33 @@ impl<T: Real> Selection<T> {
         if self.bar.is_none() {
             self.bar = first_bar(token, x, self.k, extent);
         }
-        let Some(mut bar) = self.bar else {
+        let Some(bar) = self.bar else {
             self.offer_each(x, first);
             return;
         };
+        // Where logits are above the bar, without a jump for each.
+        let mut hits = [0u16; CHUNK + 1];
+        let mut count = 0;
         let lanes = T::LANES;
-        let mut least = T::Vector::<S>::splat(token, bar);
-        let mut at = 0;
-        while at < x.len() {
-            let end = (at + lanes).min(x.len());
-            let hit = if end - at == lanes {
-                T::Vector::<S>::any(least.less(T::Vector::<S>::load(token, &x[at..end])))
-            } else {
-                true
-            };
-            if hit {
-                for (index, logit) in x[at..end].iter().enumerate() {
-                    if *logit > bar {
-                        self.push(Entry::new(*logit, first + at + index));
-                        bar = self.bar.unwrap_or(bar);
-                    }
-                }
-                least = T::Vector::<S>::splat(token, bar);
+        let least = T::Vector::<S>::splat(token, bar);
+        for (vector, logits) in x.chunks(lanes).enumerate() {
+            if logits.len() == lanes && !T::Vector::<S>::any(least.less(T::Vector::<S>::load(token, logits))) {
+                continue;
             }
-            at = end;
+            for (lane, logit) in logits.iter().enumerate() {
+                #[allow(clippy::cast_possible_truncation, reason = "at most a chunk")]
+                {
+                    hits[count] = (vector * lanes + lane) as u16;
+                }
+                count += usize::from(*logit > bar);
+            }
+        }
+        for at in &hits[..count] {
+            let at = usize::from(*at);
+            // The bar may have risen meanwhile.
+            if self.bar.is_none_or(|bar| x[at] > bar) {
+                self.push(Entry::new(x[at], first + at));
+            }
         }
     }
 

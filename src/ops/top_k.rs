@@ -40,12 +40,15 @@ pub struct TopK<T, D: Dimension> {
 ///
 /// # Examples
 /// ```
-/// use fastsoftmax::{Options, top_k};
+/// use fastsoftmax::{Options, softmax, top_k};
 /// use ndarray::array;
 ///
-/// let top = top_k(&array![0.1f32, 2.0, 1.0], 2, -1, false, &Options::new())?;
-/// assert_eq!(top.values, array![0.659_001_1, 0.242_432_98]);
+/// let logits = array![0.1f32, 2.0, 1.0];
+/// let top = top_k(&logits, 2, -1, false, &Options::new())?;
 /// assert_eq!(top.indices, array![1, 2]);
+///
+/// let all = softmax(&logits, -1, &Options::new())?;
+/// assert_eq!(top.values, array![all[1], all[2]]);
 /// # Ok::<(), fastsoftmax::Error>(())
 /// ```
 pub fn top_k<T: Float + Default, D: Dimension>(

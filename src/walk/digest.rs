@@ -31,6 +31,9 @@ const AHEAD: usize = 2048;
 /// keep few.
 const COLUMN: usize = CHUNK + 16;
 
+/// Lines of a tile that are turned at a time.
+const SQUARE: usize = 16;
+
 /// The blocks of a row that threads gather before they are merged: bounded memory for a row of any length.
 const WAVE: usize = 256;
 
@@ -522,10 +525,14 @@ impl<D: Digest, C: Compute> Rows<'_, D, C> {
             if let Some(mask) = reader.mask {
                 mask.exclude_tile(tile, data, C::NEG_INFINITY);
             }
-            // Line by line, so that each is read once.
-            for (at, line) in data.chunks_exact(C::LANES).enumerate().take(len) {
-                for (from, column) in line.iter().zip(columns.chunks_exact_mut(COLUMN)) {
-                    column[at] = *from;
+            // Square by square, so that both sides stay in the first cache.
+            for (square, lines) in data[..len * C::LANES].chunks(SQUARE * C::LANES).enumerate() {
+                let count = lines.len() / C::LANES;
+                for lane in 0..C::LANES {
+                    let column = &mut columns[lane * COLUMN + square * SQUARE..][..count];
+                    for (to, line) in column.iter_mut().zip(lines.chunks_exact(C::LANES)) {
+                        *to = line[lane];
+                    }
                 }
             }
             let ends_block = start + len == reader.len || (start + len) % BLOCK == 0;
