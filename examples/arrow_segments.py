@@ -33,7 +33,7 @@ def softmax_list_column(column: pa.ListArray) -> pa.ListArray:
     """
     # `zero_copy_only` makes Arrow refuse, rather than copy in silence.
     offsets = column.offsets.to_numpy(zero_copy_only=True)
-    first, last = (int(offsets[0]), int(offsets[-1])) if len(column) else (0, 0)
+    first, last = (int(offsets[0]), int(offsets[-1])) if len(offsets) else (0, 0)
     used = column.values[first:last]
     if used.null_count:
         raise ValueError(f"{used.null_count} values of the column are null; fill or drop them first")

@@ -13,6 +13,7 @@ Examples
 array([0.27, 0.55, 0.04, 0.14])
 """
 
+from fastsoftmax._calibration import calibration_error, fit_temperature
 from fastsoftmax._core import (
     InternalError,
     __version__,
@@ -37,8 +38,10 @@ __all__ = [
     "TopK",
     "__version__",
     "build_info",
+    "calibration_error",
     "cross_entropy",
     "entropy",
+    "fit_temperature",
     "get_num_threads",
     "log_prob",
     "log_softmax",

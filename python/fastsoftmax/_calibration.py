@@ -54,7 +54,7 @@ def fit_temperature(
     labels : array_like of int
         The true classes, 0 to C - 1 for C classes, in the shape of `logits` without `axis`.
     axis : int, default -1
-        The axis of the classes.
+        The axis of the classes: one, by default the last. (SciPy's functions take the whole array.)
     sample_weight : array_like, optional
         What each row counts: not negative, finite, not all 0, in the shape of `labels`. Rows of weight 0 take
         no part, whatever their logits.

@@ -1,8 +1,11 @@
 """What the functions return beside arrays."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["TopK"]
 

@@ -236,7 +236,7 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
             if self.tiles.reader.is_vacant(tile.first + lane, &fold) {
                 self.tiles.data[lane..].iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
             }
-            undefined |= fold.nan || fold.extent.max == C::INFINITY;
+            undefined |= fold.nan || fold.extent.max == C::INFINITY || fold.extent.max == C::NEG_INFINITY;
         }
         if undefined {
             mask.exclude_tile(tile, &mut self.tiles.data, excluded);

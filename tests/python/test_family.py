@@ -675,7 +675,7 @@ def test_segments(dtype: np.dtype[Any]) -> None:
     x = rng.normal(0, 3, 1000).astype(dtype)
     offsets = np.concatenate([[3], np.sort(rng.integers(3, 990, 50)), [990]])
     temperature = rng.uniform(0.5, 2, len(offsets) - 1)
-    for kind in "iulL":
+    for kind in "iIlL":
         result = fs.softmax_segments(x, offsets.astype(kind), temperature=temperature)
         assert result.dtype == dtype
         assert (result[:3] == 0).all()
