@@ -9,19 +9,19 @@
 mod common;
 
 use common::{Random, levels};
-use fastsoftmax::{Level, Options, softmax, softmax_in_place, softmax_into};
+use fastsoftmax::{Float, Level, Options, softmax, softmax_in_place, softmax_into};
 use ndarray::{Array2, ShapeBuilder, s};
 
-fn logits(rows: usize, len: usize, seed: u64) -> Array2<f32> {
+fn logits(rows: usize, len: usize, seed: u64) -> Array2<f64> {
     let mut random = Random(seed);
-    let mut x = Array2::from_shape_fn((rows, len), |_| (random.normal() * 8.0) as f32);
+    let mut x = Array2::from_shape_fn((rows, len), |_| random.normal() * 8.0);
     for row in 0..rows {
         match row % 9 {
-            1 => x[[row, len / 2]] = f32::NEG_INFINITY,
-            2 => x[[row, len - 1]] = f32::NAN,
+            1 => x[[row, len / 2]] = f64::NEG_INFINITY,
+            2 => x[[row, len - 1]] = f64::NAN,
             3 => x.row_mut(row).mapv_inplace(|x| x * 10.0 + 5000.0),
-            4 => x[[row, 0]] = f32::INFINITY,
-            5 => x.row_mut(row).fill(f32::NEG_INFINITY),
+            4 => x[[row, 0]] = f64::INFINITY,
+            5 => x.row_mut(row).fill(f64::NEG_INFINITY),
             6 => x.row_mut(row).mapv_inplace(|x| x * 1e5),
             7 => x[[row, len / 3]] = -1e30,
             _ => {}
@@ -30,16 +30,25 @@ fn logits(rows: usize, len: usize, seed: u64) -> Array2<f32> {
     x
 }
 
-fn bits(x: &Array2<f32>) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
+fn bits<T: Float + Into<f64>>(x: &Array2<T>) -> Vec<u64> {
+    x.iter().map(|x| (*x).into().to_bits()).collect()
 }
 
 #[test]
-fn over_levels_threads_and_layouts() {
-    for (rows, len) in
-        [(40, 1), (37, 3), (300, 10), (100, 64), (50, 100), (33, 1000), (20, 1025), (9, 70_000), (5, 140_000)]
-    {
-        let x = logits(rows, len, len as u64);
+fn float32_over_levels_threads_and_layouts() {
+    let lengths =
+        [(40, 1), (37, 3), (300, 10), (100, 64), (50, 100), (33, 1000), (20, 1025), (9, 70_000), (5, 140_000)];
+    check(&lengths, |value| value as f32);
+}
+
+#[test]
+fn float64_over_levels_threads_and_layouts() {
+    check(&[(37, 3), (100, 64), (50, 100), (20, 1025), (9, 70_000)], |value| value);
+}
+
+fn check<T: Float + Default + Into<f64>>(lengths: &[(usize, usize)], of: impl Fn(f64) -> T) {
+    for &(rows, len) in lengths {
+        let x = logits(rows, len, len as u64).mapv(&of);
         let expected = bits(&softmax(&x, -1, &Options::new().level(Level::Portable).threads(1)).unwrap());
         for level in levels() {
             for threads in [1, 2, 7] {
@@ -55,14 +64,14 @@ fn over_levels_threads_and_layouts() {
                 let columns = x.t().as_standard_layout().into_owned();
                 let got = softmax(&columns, 0, &options).unwrap();
                 assert!(bits(&got.t().as_standard_layout().into_owned()) == expected, "axis 0 {name}");
-                let mut fortran = Array2::zeros((rows, len).f());
+                let mut fortran = Array2::<T>::default((rows, len).f());
                 softmax_into(&x, &mut fortran, -1, &options).unwrap();
                 assert!(bits(&fortran.as_standard_layout().into_owned()) == expected, "into fortran {name}");
 
                 // Every other element of a larger array, backwards.
-                let mut wide = Array2::from_elem((rows, 2 * len), f32::NAN);
+                let mut wide = Array2::from_elem((rows, 2 * len), of(f64::NAN));
                 wide.slice_mut(s![.., ..;-2]).assign(&x);
-                let mut out = Array2::zeros((rows, len));
+                let mut out = Array2::<T>::default((rows, len));
                 softmax_into(&wide.slice(s![.., ..;-2]), &mut out, -1, &options).unwrap();
                 assert!(bits(&out) == expected, "strided {name}");
 

@@ -6,7 +6,7 @@
 //! slot j here, the logits j, j + 16, j + 32, ... of a chunk. The bits are therefore the same.
 
 use super::Temperature;
-use super::exp::{Exp, Mode, Shift};
+use super::exp::{Anchor, Exp, Mode, Shift};
 use super::fold::{Extent, Fold, Partial, Sum};
 use super::real::Real;
 use super::row::{Map, Results};
@@ -183,7 +183,11 @@ fn fold_strip<S: Simd, T: Real>(
         mode = mode.max(needed);
     }
 
-    let exp = Exp::of_lanes(token, temperatures, &folds.base, &folds.k);
+    let mut anchors = [Anchor::none(); LANES];
+    for (lane, anchor) in anchors.iter_mut().enumerate().take(lanes) {
+        *anchor = Anchor::new(of_lane(temperatures, lane), Shift { base: folds.base[lane], k: folds.k[lane] });
+    }
+    let exp = Exp::of_lanes(token, temperatures, &anchors);
     folds.sum = match mode {
         Mode::Plain => sum::<S, T, { Mode::Plain as u8 }>(token, tile, strip, &exp),
         Mode::Clamped => sum::<S, T, { Mode::Clamped as u8 }>(token, tile, strip, &exp),
@@ -253,8 +257,8 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
         let Self { tile, strip, temperatures, results } = self;
         let mut mode = Mode::Plain;
         let mut undefined = false;
-        for (lane, results) in results.iter().enumerate().take(T::LANES) {
-            mode = mode.max(results.mode(of_lane(temperatures, lane)));
+        for results in results.iter().take(T::LANES) {
+            mode = mode.max(results.mode());
             undefined |= results.is_undefined();
         }
         let map = R::lanes(token, temperatures, results);

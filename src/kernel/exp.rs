@@ -136,6 +136,39 @@ pub(crate) struct Shift<T> {
     pub(crate) k: f64,
 }
 
+/// A shift in the numbers that the reduction adds and compares.
+#[derive(Clone, Copy)]
+pub(crate) struct Anchor<T> {
+    magic: T,
+    least: T,
+    base: T,
+}
+
+impl<T: Real> Anchor<T> {
+    /// Minus the exponent n for which s is 0.
+    #[allow(clippy::cast_precision_loss, reason = "a small integer")]
+    const LEAST: f64 = (T::BIAS + T::OFFSET) as f64;
+
+    /// From a shift.
+    #[inline(always)]
+    pub(crate) fn new(temperature: &Temperature<T>, shift: Shift<T>) -> Self {
+        let n = shift.k - Self::LEAST;
+        Self {
+            // What rounds to n and leaves the biased exponent of s in the low bits.
+            magic: T::from_f64(T::MAGIC.to_f64() - n),
+            // The scaled logit whose n is the least exponent.
+            least: T::from_f64(n * std::f64::consts::LN_2 * temperature.scaled),
+            base: shift.base,
+        }
+    }
+
+    /// Of no logits.
+    #[inline(always)]
+    pub(crate) fn none() -> Self {
+        Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO }
+    }
+}
+
 /// How much of the reduction some logits need; each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
@@ -164,14 +197,20 @@ impl<V: Vector> Exp<V> {
     /// The same shift and temperature in every lane.
     #[inline(always)]
     pub(crate) fn new(token: V::Token, temperature: &Temperature<V::Scalar>, shift: Shift<V::Scalar>) -> Self {
+        Self::at(token, temperature, &Anchor::new(temperature, shift))
+    }
+
+    /// The same shift and temperature in every lane.
+    #[inline(always)]
+    pub(crate) fn at(token: V::Token, temperature: &Temperature<V::Scalar>, anchor: &Anchor<V::Scalar>) -> Self {
         let splat = |value| V::splat(token, value);
         Self {
             token,
             log2_e: splat(temperature.log2_e),
-            magic: splat(Self::magic(shift)),
+            magic: splat(anchor.magic),
             ln_2: (splat(temperature.ln_2.0), splat(temperature.ln_2.1)),
-            least: splat(Self::least(temperature, shift)),
-            base: splat(shift.base),
+            least: splat(anchor.least),
+            base: splat(anchor.base),
             scale: splat(V::Scalar::from_f64(temperature.scale)),
             inverse: (splat(temperature.inverse.0), splat(temperature.inverse.1)),
         }
@@ -182,20 +221,12 @@ impl<V: Vector> Exp<V> {
     pub(crate) fn of_lanes(
         token: V::Token,
         temperatures: &[Temperature<V::Scalar>],
-        base: &[V::Scalar; 16],
-        k: &[f64; 16],
+        anchors: &[Anchor<V::Scalar>; 16],
     ) -> Self {
-        let first = Shift { base: base[0], k: k[0] };
-        let mut exp = Self::new(token, &temperatures[0], first);
-        let (mut magic, mut least) = (exp.magic.to_array(), exp.least.to_array());
-        for j in 0..V::LANES {
-            let shift = Shift { base: base[j], k: k[j] };
-            magic.as_mut()[j] = Self::magic(shift);
-            least.as_mut()[j] = Self::least(&temperatures[if temperatures.len() == 1 { 0 } else { j }], shift);
-        }
-        exp.magic = V::load(token, magic.as_ref());
-        exp.least = V::load(token, least.as_ref());
-        exp.base = V::load(token, base);
+        let mut exp = Self::at(token, &temperatures[0], &anchors[0]);
+        exp.magic = Self::lanes(token, anchors, |anchor| anchor.magic);
+        exp.least = Self::lanes(token, anchors, |anchor| anchor.least);
+        exp.base = Self::lanes(token, anchors, |anchor| anchor.base);
         if temperatures.len() > 1 {
             exp.log2_e = Self::lanes(token, temperatures, |t| t.log2_e);
             exp.ln_2 = (Self::lanes(token, temperatures, |t| t.ln_2.0), Self::lanes(token, temperatures, |t| t.ln_2.1));
@@ -206,33 +237,14 @@ impl<V: Vector> Exp<V> {
         exp
     }
 
+    /// A part of each lane's own.
     #[inline(always)]
-    fn lanes(
-        token: V::Token,
-        temperatures: &[Temperature<V::Scalar>],
-        part: impl Fn(&Temperature<V::Scalar>) -> V::Scalar,
-    ) -> V {
+    fn lanes<A>(token: V::Token, all: &[A], part: impl Fn(&A) -> V::Scalar) -> V {
         let mut lanes = V::splat(token, V::Scalar::ZERO).to_array();
-        for (lane, temperature) in lanes.as_mut().iter_mut().zip(temperatures) {
-            *lane = part(temperature);
+        for (lane, one) in lanes.as_mut().iter_mut().zip(all) {
+            *lane = part(one);
         }
         V::load(token, lanes.as_ref())
-    }
-
-    /// Minus the exponent n for which s is 0.
-    const LEAST: f64 = (V::Scalar::BIAS + V::Scalar::OFFSET) as f64;
-
-    /// What rounds to n and leaves the biased exponent of s in the low bits.
-    #[inline(always)]
-    fn magic(shift: Shift<V::Scalar>) -> V::Scalar {
-        V::Scalar::from_f64(V::Scalar::MAGIC.to_f64() + (Self::LEAST - shift.k))
-    }
-
-    /// The scaled logit whose n is the least exponent.
-    #[inline(always)]
-    fn least(temperature: &Temperature<V::Scalar>, shift: Shift<V::Scalar>) -> V::Scalar {
-        let n = shift.k - Self::LEAST;
-        V::Scalar::from_f64(n * std::f64::consts::LN_2 * temperature.scaled)
     }
 
     /// The logit as the reduction sees it, and z.

@@ -138,25 +138,45 @@ impl<V: Vector> Sum<V> {
         self.sum = sum;
     }
 
+    /// The lanes as they are.
+    #[inline(always)]
+    fn to_arrays(self) -> Lanes<V::Array> {
+        Lanes { sum: self.sum.to_array(), rest: self.rest.to_array() }
+    }
+
     /// The sum of each lane; those past `LANES` are empty.
     #[inline(always)]
     pub(crate) fn lanes(self) -> [<V::Scalar as Real>::Wide; 16] {
-        let sum = self.sum.to_array();
-        let rest = self.rest.to_array();
+        let arrays = self.to_arrays();
         let mut lanes = [Default::default(); 16];
-        #[allow(clippy::needless_range_loop, reason = "one index, several arrays")]
-        for j in 0..V::LANES {
-            lanes[j] = V::Scalar::wide(sum.as_ref()[j].minus(Self::guard()), rest.as_ref()[j]);
+        for (j, lane) in lanes.iter_mut().enumerate().take(V::LANES) {
+            *lane = lane_sum::<V>(&arrays, j);
         }
         lanes
     }
+}
 
-    /// The sum over the lanes.
-    #[inline(always)]
-    pub(crate) fn total(self) -> <V::Scalar as Real>::Wide {
-        let mut lanes = self.lanes();
-        halve(&mut lanes[..V::LANES], V::Scalar::add_wide)
+/// A [`Sum`] in memory.
+#[derive(Clone, Copy)]
+struct Lanes<A> {
+    sum: A,
+    rest: A,
+}
+
+/// The sum of one lane.
+#[inline(always)]
+fn lane_sum<V: Vector>(lanes: &Lanes<V::Array>, lane: usize) -> <V::Scalar as Real>::Wide {
+    V::Scalar::wide(lanes.sum.as_ref()[lane].minus(Sum::<V>::guard()), lanes.rest.as_ref()[lane])
+}
+
+/// The sum over the lanes.
+#[inline(always)]
+fn total<V: Vector>(lanes: &Lanes<V::Array>) -> <V::Scalar as Real>::Wide {
+    let mut sums = [Default::default(); 16];
+    for (lane, sum) in sums.iter_mut().enumerate().take(V::LANES) {
+        *sum = lane_sum::<V>(lanes, lane);
     }
+    halve(&mut sums[..V::LANES], V::Scalar::add_wide)
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. The line `ahead` elements on is asked for meanwhile.
@@ -168,7 +188,7 @@ fn sum<S: Simd, T: Real, const KEEP: bool>(
     exp: &Exp<T::Vector<S>>,
     mode: Mode,
     ahead: usize,
-) -> T::Wide {
+) -> Sum<T::Vector<S>> {
     match mode {
         Mode::Plain => sum_in_mode::<S, T, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
         Mode::Clamped => sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
@@ -183,7 +203,7 @@ fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
     kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
     ahead: usize,
-) -> T::Wide {
+) -> Sum<T::Vector<S>> {
     let lanes = T::LANES;
     let mut sum = Sum::new(token);
     let whole = x.len() / lanes * lanes;
@@ -194,6 +214,7 @@ fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
         sum.add(p, s);
         if KEEP {
+            token.prefetch(kept, index * lanes + KEPT_AHEAD);
             p.store(&mut kept[index * lanes..]);
         }
     }
@@ -207,7 +228,7 @@ fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
             p.store_partial(kept_tail);
         }
     }
-    sum.total()
+    sum
 }
 
 /// A sum of terms that carry the power of two 2^(OFFSET - k).
@@ -291,10 +312,90 @@ impl<T: Real> Fold<T> {
     }
 }
 
-/// The fold of a block: at most [`BLOCK`] logits.
+/// The most pieces that are folded together: what is done once for each takes longer than a short one itself, but
+/// several pieces' overlap.
+pub(crate) const PIECES: usize = 32;
+
+/// The same of a long row.
+const CHUNKS: usize = 2;
+
+/// Elements that are asked for ahead of what is kept.
+const KEPT_AHEAD: usize = 128;
+
+/// The most elements of pieces that are folded together: they must stay in the first cache.
+pub(crate) const BATCH: usize = 4 * CHUNK;
+
+/// Logits in pieces that each have a shift of their own, or all the `fixed` one of a [`Fold::retry`].
 ///
-/// Every chunk has a shift of its own, or all have the `fixed` one of a [`Fold::retry`]. Where `kept` is as long as
-/// `x`, each logit's p is left there for [`super::row`]; it is empty where the second read computes p again.
+/// Where `kept` is as long as `x`, each logit's p is left there for [`super::row`]; it is empty where the second read
+/// computes p again.
+struct Pieces<'a, T> {
+    x: &'a [T],
+    /// The elements of a piece: at most [`CHUNK`].
+    len: usize,
+    kept: &'a mut [T],
+    temperature: &'a Temperature<T>,
+    fixed: Option<Shift<T>>,
+    ahead: usize,
+}
+
+impl<T: Real> Pieces<'_, T> {
+    /// Folds each piece, at most `N` together, and hands the folds to `take` in order.
+    #[inline(always)]
+    fn fold<S: Simd, const N: usize>(self, token: S, take: impl FnMut(Fold<T>)) {
+        if self.kept.is_empty() {
+            self.fold_keeping::<S, N, false>(token, take);
+        } else {
+            self.fold_keeping::<S, N, true>(token, take);
+        }
+    }
+
+    #[inline(always)]
+    fn fold_keeping<S: Simd, const N: usize, const KEEP: bool>(self, token: S, mut take: impl FnMut(Fold<T>)) {
+        let Self { x, len, kept, temperature, fixed, ahead } = self;
+        let empty = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
+        let batch = (BATCH / len).clamp(1, N);
+        for (index, x) in x.chunks(batch * len).enumerate() {
+            let kept = if KEEP { &mut kept[index * batch * len..][..x.len()] } else { &mut [] };
+            let mut parts = [empty; N];
+            for (part, x) in parts.iter_mut().zip(x.chunks(len)) {
+                part.extent = extent(token, x);
+            }
+            let nothing = Sum::<T::Vector<S>>::new(token).to_arrays();
+            let mut sums = [nothing; N];
+            for (index, x) in x.chunks(len).enumerate() {
+                let part = &mut parts[index];
+                let kept = if KEEP { &mut kept[index * len..][..x.len()] } else { &mut [] };
+                let max = part.extent.max;
+                let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
+                if infinite || (fixed.is_none() && temperature.needs_base(max)) {
+                    part.nan = any_nan(x);
+                    part.skipped = if infinite { T::NEG_INFINITY } else { max };
+                    // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
+                    kept.fill(T::ZERO);
+                    continue;
+                }
+                let shift = match fixed {
+                    Some(shift) => shift,
+                    None => temperature.shift(max, T::ZERO),
+                };
+                let exp = Exp::new(token, temperature, shift);
+                part.partial.k = shift.k;
+                let mode = part.extent.mode(temperature, shift);
+                sums[index] = sum::<S, T, KEEP>(token, x, kept, &exp, mode, ahead).to_arrays();
+            }
+            for (part, sum) in parts.iter_mut().zip(&sums).take(x.len().div_ceil(len)) {
+                if part.partial.k > Partial::<T>::empty().k {
+                    part.partial.sum = total::<T::Vector<S>>(sum);
+                    part.nan = T::double(part.partial.sum).high.is_nan();
+                }
+                take(*part);
+            }
+        }
+    }
+}
+
+/// The fold of a block: at most [`BLOCK`] logits. For `kept` see [`Pieces`].
 #[inline(always)]
 pub(crate) fn fold<S: Simd, T: Real>(
     token: S,
@@ -304,16 +405,13 @@ pub(crate) fn fold<S: Simd, T: Real>(
     fixed: Option<Shift<T>>,
     ahead: usize,
 ) -> Fold<T> {
-    token.call(FoldBlock { x, kept, temperature, fixed, ahead })
+    let pieces = Pieces { x, len: CHUNK, kept, temperature, fixed, ahead };
+    token.call(FoldBlock { pieces })
 }
 
 /// The arguments of [`fold`].
 struct FoldBlock<'a, T: Real> {
-    x: &'a [T],
-    kept: &'a mut [T],
-    temperature: &'a Temperature<T>,
-    fixed: Option<Shift<T>>,
-    ahead: usize,
+    pieces: Pieces<'a, T>,
 }
 
 impl<T: Real> Kernel for FoldBlock<'_, T> {
@@ -321,49 +419,66 @@ impl<T: Real> Kernel for FoldBlock<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, fixed, ahead } = self;
-        if kept.is_empty() {
-            fold_keeping::<S, T, false>(token, x, kept, temperature, fixed, ahead)
-        } else {
-            fold_keeping::<S, T, true>(token, x, kept, temperature, fixed, ahead)
+        let mut fold = Fold::empty(self.pieces.fixed.map_or(T::ZERO, |shift| shift.base));
+        self.pieces.fold::<S, CHUNKS>(token, |part| fold = fold.with(part));
+        fold
+    }
+}
+
+/// Several rows of `len` logits to fold, one after another in `x`. For `kept` see [`Pieces`].
+pub(crate) struct FoldRows<'a, T: Real> {
+    pub(crate) x: &'a [T],
+    pub(crate) len: usize,
+    pub(crate) kept: &'a mut [T],
+    pub(crate) temperature: &'a Temperature<T>,
+    pub(crate) ahead: usize,
+    /// One for each row.
+    pub(crate) folds: &'a mut [Fold<T>],
+}
+
+impl<T: Real> FoldRows<'_, T> {
+    /// Folds them.
+    #[inline(always)]
+    pub(crate) fn run<S: Simd>(self, token: S) {
+        let Self { x, len, kept, temperature, ahead, folds } = self;
+        let kept = if kept.is_empty() { kept } else { &mut kept[..x.len()] };
+        if len > CHUNK || folds.len() < 2 {
+            for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
+                *fold = fold_row(token, x, kept, temperature, ahead);
+            }
+            return;
+        }
+        let pieces = Pieces { x, len, kept: &mut *kept, temperature, fixed: None, ahead };
+        token.call(FoldShortRows { pieces, folds: &mut *folds });
+        for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
+            if fold.retry(temperature).is_some() {
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
+                *fold = fold_row(token, x, kept, temperature, 0);
+            }
         }
     }
 }
 
-#[inline(always)]
-fn fold_keeping<S: Simd, T: Real, const KEEP: bool>(
-    token: S,
-    x: &[T],
-    kept: &mut [T],
-    temperature: &Temperature<T>,
-    fixed: Option<Shift<T>>,
-    ahead: usize,
-) -> Fold<T> {
-    let base = fixed.map_or(T::ZERO, |shift| shift.base);
-    let mut fold = Fold::empty(base);
-    for (index, chunk) in x.chunks(CHUNK).enumerate() {
-        let kept = if KEEP { &mut kept[index * CHUNK..][..chunk.len()] } else { &mut [] };
-        let extent = extent(token, chunk);
-        let mut part = Fold { extent, ..Fold::empty(base) };
-        let infinite = extent.max == T::NEG_INFINITY || extent.max == T::INFINITY;
-        if infinite || (fixed.is_none() && temperature.needs_base(extent.max)) {
-            part.nan = any_nan(chunk);
-            part.skipped = if infinite { T::NEG_INFINITY } else { extent.max };
-            // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
-            kept.fill(T::ZERO);
-        } else {
-            let shift = match fixed {
-                Some(shift) => shift,
-                None => temperature.shift(extent.max, T::ZERO),
-            };
-            let exp = Exp::new(token, temperature, shift);
-            part.partial.k = shift.k;
-            part.partial.sum = sum::<S, T, KEEP>(token, chunk, kept, &exp, extent.mode(temperature, shift), ahead);
-            part.nan = T::double(part.partial.sum).high.is_nan();
-        }
-        fold = fold.with(part);
+/// Rows of at most a chunk.
+struct FoldShortRows<'a, T: Real> {
+    pieces: Pieces<'a, T>,
+    folds: &'a mut [Fold<T>],
+}
+
+impl<T: Real> Kernel for FoldShortRows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let mut folds = self.folds.iter_mut();
+        self.pieces.fold::<S, PIECES>(token, |part| {
+            if let Some(fold) = folds.next() {
+                // As a row of one chunk: the sum of nothing and of this.
+                *fold = Fold::empty(part.base).with(part);
+            }
+        });
     }
-    fold
 }
 
 /// Whether there is a NaN.
@@ -376,7 +491,7 @@ fn any_nan<T: Real>(x: &[T]) -> bool {
     any
 }
 
-/// The fold of a row of any length, read again where it must be. For `kept` see [`fold`].
+/// The fold of a row of any length, read again where it must be. For `kept` see [`Pieces`].
 #[inline(always)]
 pub(crate) fn fold_row<S: Simd, T: Real>(
     token: S,
@@ -388,9 +503,10 @@ pub(crate) fn fold_row<S: Simd, T: Real>(
     let mut fixed: Option<Shift<T>> = None;
     loop {
         let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
-        for (index, block) in x.chunks(BLOCK).enumerate() {
-            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..block.len()] };
-            row = row.with(fold(token, block, kept, temperature, fixed, ahead));
+        for (index, x) in x.chunks(BLOCK).enumerate() {
+            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..x.len()] };
+            let pieces = Pieces { x, len: CHUNK, kept, temperature, fixed, ahead };
+            row = row.with(token.call(FoldBlock { pieces }));
         }
         if fixed.is_some() {
             return row;

@@ -177,7 +177,7 @@ impl<T: Real> Results<T> for LogSum<T> {
     }
 
     #[inline(always)]
-    fn mode(&self, _: &Temperature<T>) -> Mode {
+    fn mode(&self) -> Mode {
         self.mode
     }
 

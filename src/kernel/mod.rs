@@ -31,6 +31,7 @@ pub(crate) mod real;
 pub(crate) mod row;
 pub(crate) mod select;
 pub(crate) mod spread;
+pub(crate) mod stream;
 
 pub(crate) use exp::Temperature;
 pub(crate) use real::Real;

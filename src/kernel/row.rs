@@ -11,7 +11,7 @@
 
 use super::Temperature;
 use super::column::LANES;
-use super::exp::{Exp, Mode};
+use super::exp::{Anchor, Exp, Mode};
 use super::fold::Fold;
 use super::real::Real;
 use crate::simd::{Kernel, Simd, Vector};
@@ -28,8 +28,8 @@ pub(crate) enum Store {
 /// All that the quotients of a row have in common.
 #[derive(Clone, Copy)]
 pub(crate) struct Quotient<T: Real> {
-    /// The fold of the row.
-    pub(crate) fold: Fold<T>,
+    anchor: Anchor<T>,
+    mode: Mode,
     /// The reciprocal of the sum, in two parts; NaN where all results are.
     pub(crate) reciprocal: (T, T),
 }
@@ -37,11 +37,12 @@ pub(crate) struct Quotient<T: Real> {
 impl<T: Real> Quotient<T> {
     /// From the complete fold of a row.
     #[inline(always)]
-    pub(crate) fn new(fold: Fold<T>) -> Self {
+    pub(crate) fn new(fold: &Fold<T>, temperature: &Temperature<T>) -> Self {
         // The terms of the sum and the s of the quotient both carry 2^OFFSET; the reciprocal carries it away twice.
         let defined = !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
         let reciprocal = if defined { T::reciprocal(fold.partial.sum) } else { (T::NAN, T::NAN) };
-        Self { fold, reciprocal }
+        let shift = fold.shift();
+        Self { anchor: Anchor::new(temperature, shift), mode: fold.extent.mode(temperature, shift), reciprocal }
     }
 }
 
@@ -74,8 +75,6 @@ pub(crate) struct Inputs<'a, T> {
     pub(crate) x: &'a [T],
     /// What the fold kept of them, or nothing.
     pub(crate) kept: &'a [T],
-    /// What will be read after this row; it is asked for meanwhile.
-    pub(crate) next: &'a [T],
 }
 
 /// What the results of a row have in common, once it is folded.
@@ -86,7 +85,7 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// Whether all results are NaN.
     fn is_undefined(&self) -> bool;
     /// How much of the reduction the row's logits need.
-    fn mode(&self, temperature: &Temperature<T>) -> Mode;
+    fn mode(&self) -> Mode;
     /// The function for the logits of this row.
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S>;
     /// The function for the logits of many rows, a lane each.
@@ -102,14 +101,14 @@ impl<T: Real> Results<T> for Quotient<T> {
     }
 
     #[inline(always)]
-    fn mode(&self, temperature: &Temperature<T>) -> Mode {
-        self.fold.extent.mode(temperature, self.fold.shift())
+    fn mode(&self) -> Mode {
+        self.mode
     }
 
     #[inline(always)]
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S> {
         Probability {
-            exp: Exp::new(token, temperature, self.fold.shift()),
+            exp: Exp::at(token, temperature, &self.anchor),
             reciprocal: (
                 T::Vector::<S>::splat(token, self.reciprocal.0),
                 T::Vector::<S>::splat(token, self.reciprocal.1),
@@ -119,15 +118,14 @@ impl<T: Real> Results<T> for Quotient<T> {
 
     #[inline(always)]
     fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S> {
-        let (mut base, mut k) = ([T::ZERO; LANES], [0.0; LANES]);
+        let mut anchors = [Anchor::none(); LANES];
         let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
         for (lane, quotient) in lanes.iter().enumerate() {
-            base[lane] = quotient.fold.base;
-            k[lane] = quotient.fold.partial.k;
+            anchors[lane] = quotient.anchor;
             (r[lane], rest[lane]) = quotient.reciprocal;
         }
         Probability {
-            exp: Exp::of_lanes(token, temperatures, &base, &k),
+            exp: Exp::of_lanes(token, temperatures, &anchors),
             reciprocal: (T::Vector::<S>::load(token, &r), T::Vector::<S>::load(token, &rest)),
         }
     }
@@ -153,7 +151,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
             return;
         }
         let map = results.map(token, temperature);
-        match results.mode(temperature) {
+        match results.mode() {
             Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map, store),
             Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map, store),
             Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map, store),
@@ -180,7 +178,7 @@ impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
             return;
         }
         let map = results.map(token, temperature);
-        match results.mode(temperature) {
+        match results.mode() {
             Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, kept, map),
             Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map),
             Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map),
@@ -225,7 +223,7 @@ fn write_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: 
     map: M,
     store: Store,
 ) {
-    let Inputs { x, kept, next } = inputs;
+    let Inputs { x, kept } = inputs;
     if store == Store::Cached {
         write_cached::<S, T, M, MODE, KEPT>(token, inputs, out, map);
         return;
@@ -234,12 +232,11 @@ fn write_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: 
     let lanes = T::LANES;
     let (head, lines, tail) = T::Vector::<S>::lines(out);
     let (begin, end) = (head.len(), head.len() + lines.len() * lanes);
-    let part = |range: std::ops::Range<usize>| Inputs { x: &x[range.clone()], kept: &kept[range], next: &[] };
+    let part = |range: std::ops::Range<usize>| Inputs { x: &x[range.clone()], kept: &kept[range] };
     let (first, middle, last) = (part(0..begin), part(begin..end), part(end..x.len()));
     write_cached::<S, T, M, MODE, KEPT>(token, first, head, map);
     for (index, line) in lines.iter_mut().enumerate() {
         let at = index * lanes;
-        token.prefetch(next, begin + at);
         let p = T::Vector::<S>::load(token, &middle.kept[at..at + lanes]);
         let x = T::Vector::<S>::load(token, &middle.x[at..at + lanes]);
         map.apply::<MODE, KEPT>(x, p).stream(line);
@@ -248,7 +245,7 @@ fn write_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: 
 }
 
 #[inline(always)]
-fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
+pub(crate) fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
     token: S,
     inputs: Inputs<'_, T>,
     out: &mut [T],
@@ -259,10 +256,7 @@ fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KE
     let (x, x_tail) = inputs.x[..out.len()].split_at(whole);
     let (kept, kept_tail) = inputs.kept[..out.len()].split_at(whole);
     let (out, out_tail) = out.split_at_mut(whole);
-    for (index, ((x, kept), out)) in
-        x.chunks_exact(lanes).zip(kept.chunks_exact(lanes)).zip(out.chunks_exact_mut(lanes)).enumerate()
-    {
-        token.prefetch(inputs.next, index * lanes);
+    for ((x, kept), out) in x.chunks_exact(lanes).zip(kept.chunks_exact(lanes)).zip(out.chunks_exact_mut(lanes)) {
         let p = T::Vector::<S>::load(token, kept);
         map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).store(out);
     }

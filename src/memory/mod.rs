@@ -9,6 +9,7 @@
 //! NumPy's own loops have it too, and there is no way to lock an array.)
 
 mod raw;
+mod scratch;
 mod source;
 mod target;
 
@@ -20,6 +21,7 @@ use ndarray::{ArrayRef, Dimension};
 use smallvec::SmallVec;
 
 pub(crate) use raw::Compute;
+pub(crate) use scratch::{Scratch, scratch};
 pub(crate) use source::Source;
 pub(crate) use target::{Cut, Part, Target};
 
@@ -268,8 +270,8 @@ pub(crate) fn reserve<T>(count: usize) -> Result<Vec<T>> {
     Ok(values)
 }
 
-/// Working memory of `count` zeros.
-pub(crate) fn scratch<T: Default + Clone>(count: usize) -> Result<Vec<T>> {
+/// `count` zeros.
+pub(crate) fn zeros<T: Default + Clone>(count: usize) -> Result<Vec<T>> {
     let mut values = reserve(count)?;
     values.resize(count, T::default());
     Ok(values)

@@ -1,7 +1,10 @@
 //! What lies in arrays, as numbers: the conversion of one element, to what the arithmetic uses and back.
 
+use std::cell::RefCell;
+
 use half::{bf16, f16};
 
+use super::scratch::Kept;
 use crate::element::Element;
 use crate::kernel::Real;
 use crate::simd::Half;
@@ -98,6 +101,9 @@ pub(crate) trait Compute: Real + Element + RawFloat {
     fn of<E: Raw>(element: E) -> Self;
     #[doc(hidden)]
     fn into<E: RawFloat>(self) -> E;
+    /// The working memory that this thread keeps.
+    #[doc(hidden)]
+    fn kept() -> &'static Kept<Self>;
 }
 
 #[allow(private_bounds, reason = "the conversions are this module's own")]
@@ -110,6 +116,10 @@ impl Compute for f32 {
     fn into<E: RawFloat>(self) -> E {
         E::of_f32(self)
     }
+    fn kept() -> &'static Kept<Self> {
+        thread_local!(static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) });
+        &KEPT
+    }
 }
 
 #[allow(private_bounds, reason = "the conversions are this module's own")]
@@ -121,5 +131,9 @@ impl Compute for f64 {
     #[inline(always)]
     fn into<E: RawFloat>(self) -> E {
         E::of_f64(self)
+    }
+    fn kept() -> &'static Kept<Self> {
+        thread_local!(static KEPT: RefCell<Vec<Vec<f64>>> = const { RefCell::new(Vec::new()) });
+        &KEPT
     }
 }

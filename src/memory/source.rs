@@ -50,6 +50,24 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether [`Source::rows_dense`] lends several rows of type `T` at once.
+    pub(crate) fn is_dense<T: Element>(&self) -> bool {
+        self.lends::<T>() && self.plan.is_dense(self.operand, size_of::<T>())
+    }
+
+    /// Whole rows, several of which must lie one after another. The source must lend, see [`Source::lends`].
+    #[inline]
+    pub(crate) fn rows_dense<T: Element>(&self, row: usize, count: usize) -> &[T] {
+        assert!(self.lends::<T>() && row + count <= self.plan.rows);
+        assert!(count == 1 || self.plan.is_dense(self.operand, size_of::<T>()));
+        // SAFETY: as in `row`; `is_dense` says that the rows are adjacent too.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        unsafe {
+            let first = self.view.pointer.offset(row_offset(self.plan, self.operand, row)).cast::<T>();
+            std::slice::from_raw_parts(first, self.plan.len * count)
+        }
+    }
+
     /// Copies elements of a row, from `start` on, converted to the compute type.
     pub(crate) fn read<C: Compute>(&self, row: usize, start: usize, to: &mut [C]) {
         self.visit(row, start, to, |to, from| *to = from);

@@ -42,7 +42,7 @@ pub(crate) fn run(
         None => None,
         Some(weight) if weight.shape.as_slice() == [classes] => {
             let plan = crate::shape::Plan::new(&weight.shape, &[true], crate::shape::only(&weight.strides));
-            let mut values = crate::memory::scratch(classes)?;
+            let mut values = crate::memory::zeros(classes)?;
             crate::memory::Source::new(weight.clone(), &plan, 0, false)?.read(0, 0, &mut values);
             Some(values)
         }

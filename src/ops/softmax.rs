@@ -84,7 +84,12 @@ impl Function for Softmax {
     const KEEPS: bool = true;
 
     #[inline(always)]
-    fn row<S: Simd, T: Real>(_: S, fold: &Fold<T>, _: &Temperature<T>, _: &dyn Fn(T) -> Fold<T>) -> Quotient<T> {
-        Quotient::new(*fold)
+    fn row<S: Simd, T: Real>(
+        _: S,
+        fold: &Fold<T>,
+        temperature: &Temperature<T>,
+        _: &dyn Fn(T) -> Fold<T>,
+    ) -> Quotient<T> {
+        Quotient::new(fold, temperature)
     }
 }

@@ -180,7 +180,7 @@ impl Digest for Top {
             token.call(WriteInPlace { data: values, kept: &[], temperature, results });
             results.is_undefined()
         } else {
-            let results = &Quotient::new(state.fold);
+            let results = &Quotient::new(&state.fold, temperature);
             token.call(WriteInPlace { data: values, kept: &[], temperature, results });
             results.is_undefined()
         };

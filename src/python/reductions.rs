@@ -12,7 +12,7 @@ use super::call::{Settings, call};
 use crate::element::{DType, Float};
 use crate::error::Result;
 use crate::kernel::double::Double;
-use crate::memory::{View, ViewMut, scratch};
+use crate::memory::{View, ViewMut, zeros};
 use crate::ops;
 use crate::ops::cross_entropy::Targets;
 use crate::options::Options;
@@ -310,7 +310,7 @@ fn summed<T: Float + Default + Into<f64>>(
 ) -> Result<(f64, f64)> {
     let lengths = logits.shape.iter().zip(&reduced.axes);
     let shape: Shape = lengths.map(|(&len, &is_axis)| if is_axis { 1 } else { len }).collect();
-    let mut losses: Vec<T> = scratch(shape.iter().product())?;
+    let mut losses: Vec<T> = zeros(shape.iter().product())?;
     let count = {
         let mut view = ArrayViewMutD::from_shape(IxDyn(&shape), &mut losses)
             .map_err(|error| crate::Error::Internal(error.to_string()))?;

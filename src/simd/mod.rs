@@ -106,6 +106,17 @@ pub(crate) trait Vector: Copy {
     fn less(self, other: Self) -> Self::Mask;
     /// `if mask { yes } else { no }`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// True in so many lanes, from the first on.
+    #[inline(always)]
+    fn first_lanes(token: Self::Token, count: usize) -> Self::Mask {
+        let mut places = Self::splat(token, Self::Scalar::ZERO).to_array();
+        for (place, lane) in places.as_mut().iter_mut().zip(0u8..) {
+            *place = Self::Scalar::from_f64(f64::from(lane));
+        }
+        #[allow(clippy::cast_precision_loss, reason = "more than the lanes are as good as all of them")]
+        let count = Self::splat(token, Self::Scalar::from_f64(count as f64));
+        Self::load(token, places.as_ref()).less(count)
+    }
     /// Whether any lane is true.
     fn any(mask: Self::Mask) -> bool;
 

@@ -176,7 +176,7 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         if self.blocks.lent && self.part.lends::<C>() {
             let x = reader.source.row(row, elements.clone());
             let out = self.part.row(row, elements);
-            let inputs = Inputs { x, kept: &[], next: &[] };
+            let inputs = Inputs { x, kept: &[] };
             let (temperature, results, store) = (self.temperature, self.folded, self.store);
             token.call(row::Write { inputs, out, temperature, results, store });
             token.fence();

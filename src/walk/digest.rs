@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
 use crate::kernel::{Real, Temperature};
-use crate::memory::{Compute, Cut, Part, Target, Tile, View, ViewMut, scratch};
+use crate::memory::{Compute, Cut, Part, Scratch, Target, Tile, View, ViewMut, scratch, zeros};
 use crate::options::Options;
 use crate::shape::{Axis, OPERANDS, Plan, Shape, Strides, display};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -223,7 +223,7 @@ fn rows<D: Digest, C: Compute>(
             values: values.part(index),
             indices: indices.as_ref().map(|indices| indices.part(index)),
             row_values: scratch(width)?,
-            row_indices: scratch(width)?,
+            row_indices: zeros(width)?,
         };
         match inner {
             Some(interrupt) => rows.shared(interrupt),
@@ -261,10 +261,10 @@ struct Rows<'a, D: Digest, C: Compute> {
     /// For each lane, what is kept of a row and of one of its blocks.
     states: Vec<(D::State<C>, D::State<C>)>,
     /// Room for a block, or for a tile and its lanes.
-    room: Vec<C>,
+    room: Scratch<C>,
     values: Part<'a>,
     indices: Option<Part<'a>>,
-    row_values: Vec<C>,
+    row_values: Scratch<C>,
     row_indices: Vec<i64>,
 }
 
@@ -429,7 +429,7 @@ struct Gather<'a, D: Digest, C: Compute> {
     digest: &'a D,
     reader: Reader<'a, C>,
     lent: bool,
-    room: Vec<C>,
+    room: Scratch<C>,
     state: &'a mut D::State<C>,
 }
 

@@ -329,6 +329,10 @@ enum Temperatures<'a, C> {
 }
 
 impl<C: Compute> Temperatures<'_, C> {
+    fn is_one_for_all(&self) -> bool {
+        matches!(self, Self::All(_))
+    }
+
     fn of(&self, row: usize) -> Temperature<C> {
         match self {
             Self::All(temperature) => *temperature,

@@ -14,7 +14,7 @@ use crate::kernel::column::{LANES, Strip};
 use crate::kernel::fold::{BLOCK, CHUNK};
 use crate::kernel::gradient::{self, Folds, Gradient, Vjp};
 use crate::kernel::row::Store;
-use crate::memory::{Compute, Cut, Owned, Part, Source, Target, Tile, View, ViewMut, scratch};
+use crate::memory::{Compute, Cut, Owned, Part, Scratch, Source, Target, Tile, View, ViewMut, scratch};
 use crate::options::{self, Options};
 use crate::shape::Axis;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -160,10 +160,10 @@ impl Pair<'_> {
 }
 
 /// Working memory for a block of whatever is not lent.
-struct Room<C> {
-    first: Vec<C>,
-    grad: Vec<C>,
-    out: Vec<C>,
+struct Room<C: Compute> {
+    first: Scratch<C>,
+    grad: Scratch<C>,
+    out: Scratch<C>,
 }
 
 impl<C: Compute> Room<C> {
@@ -193,7 +193,7 @@ fn fetch<'s, C: Compute>(
 }
 
 /// The rows of a task.
-struct Rows<'a, F, C> {
+struct Rows<'a, F, C: Compute> {
     pair: &'a Pair<'a>,
     room: Room<C>,
     part: Part<'a>,
@@ -240,7 +240,7 @@ fn fold_block<F: Vjp, S: Simd, C: Compute + Gradient>(
 }
 
 /// What [`write_block`] reads from, and how it writes.
-struct Operands<'a, C> {
+struct Operands<'a, C: Compute> {
     pair: &'a Pair<'a>,
     room: &'a mut Room<C>,
     /// Whether the working memory holds something else by now.
@@ -271,7 +271,7 @@ fn write_block<F: Vjp, S: Simd, C: Compute + Gradient>(
 }
 
 /// The sum over a block that is a task.
-struct FoldBlock<'a, F, C> {
+struct FoldBlock<'a, F, C: Compute> {
     pair: &'a Pair<'a>,
     room: Room<C>,
     row: usize,
@@ -289,7 +289,7 @@ impl<F: Vjp, C: Compute + Gradient> Kernel for FoldBlock<'_, F, C> {
 }
 
 /// The results of a block that is a task.
-struct WriteBlock<'a, F, C: Gradient> {
+struct WriteBlock<'a, F, C: Gradient + Compute> {
     pair: &'a Pair<'a>,
     room: Room<C>,
     part: Part<'a>,
@@ -312,13 +312,13 @@ impl<F: Vjp, C: Compute + Gradient> Kernel for WriteBlock<'_, F, C> {
 }
 
 /// The rows of a task, as tiles.
-struct Tiles<'a, F, C> {
+struct Tiles<'a, F, C: Compute> {
     pair: &'a Pair<'a>,
     width: usize,
     /// The elements of a row that a tile holds.
     step: usize,
-    first: Vec<C>,
-    grad: Vec<C>,
+    first: Scratch<C>,
+    grad: Scratch<C>,
     part: Part<'a>,
     function: PhantomData<F>,
 }

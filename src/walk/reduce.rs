@@ -10,7 +10,7 @@ use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::log::ln_1p_double;
 use crate::kernel::log_row::LogSum;
 use crate::kernel::{Real, Temperature};
-use crate::memory::{Compute, Cut, Part, Source, Target, View, ViewMut, scratch};
+use crate::memory::{Compute, Cut, Part, Scratch, Source, Target, View, ViewMut, scratch};
 use crate::options::Options;
 use crate::shape::{Axis, Shape};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -280,10 +280,10 @@ impl<R: Reduction, C: Compute> Kernel for One<'_, '_, R, C> {
 }
 
 /// Rows one after another.
-struct ByRow<'a, R, C> {
+struct ByRow<'a, R, C: Compute> {
     finish: &'a Finish<'a, R, C>,
     lent: bool,
-    scratch: Vec<C>,
+    scratch: Scratch<C>,
     part: Part<'a>,
 }
 

@@ -7,19 +7,20 @@ use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::fold::{self, BLOCK, Fold, FoldRows, PIECES};
 use crate::kernel::row::{self, Inputs, Results, Store};
-use crate::memory::{Compute, Cut, Part, Source, ViewMut, scratch};
+use crate::kernel::stream::{self, Stream};
+use crate::memory::{Compute, Cut, Part, Scratch, Source, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// Elements of short rows that are folded before the first of them is written: the sums at the end of a row take
-/// longer than a short row itself, and those of several rows overlap.
-const GROUP: usize = 4096;
-/// The most rows of a group.
-const GROUP_ROWS: usize = 32;
+/// Elements of short rows that are folded before the first of them is written: what is done once for each row takes
+/// longer than a short row itself, but several rows' overlap. All of it must stay in the first cache.
+const GROUP: usize = 3200;
 
-/// The longest row whose results are gathered with its neighbours' before they are streamed.
-const STAGED: usize = 1024;
+/// The rows that are folded together: more than one only where they are short.
+fn group(len: usize) -> usize {
+    if len > GROUP / 4 { 1 } else { (GROUP / len).min(PIECES) }
+}
 
 /// The longest row of which p is kept for the second read: it must stay in the second cache, with the row itself.
 /// Longer ones compute it again.
@@ -41,9 +42,10 @@ pub(super) fn run<F: Function, C: Compute>(
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
         let lent = mask.is_none() && part.lends::<C>() && (call.in_place || source.lends::<C>());
-        // Lines that two short rows share would be written twice, once past the cache and once through it.
-        let staged = lent && store == Store::Streaming && len <= STAGED && part.is_dense::<C>();
         let room = if lent { 0 } else { len.min(BLOCK) };
+        let dense = lent && !call.in_place && source.is_dense::<C>() && part.is_dense::<C>();
+        let group = if dense && temperatures.is_one_for_all() { group(len) } else { 1 };
+        let keeps = if F::KEEPS && len <= KEPT { C::LANES + len * group } else { 0 };
         dispatch(
             call.level,
             Rows::<F, C> {
@@ -53,8 +55,9 @@ pub(super) fn run<F: Function, C: Compute>(
                 store,
                 part,
                 scratch: scratch(room)?,
-                staging: scratch(if staged { GROUP } else { 0 })?,
-                kept: scratch(if F::KEEPS && len <= KEPT { len.max(GROUP) } else { 0 })?,
+                dense,
+                group,
+                kept: scratch(keeps)?,
                 function: PhantomData,
             },
         );
@@ -129,6 +132,18 @@ impl<C: Compute> Reader<'_, C> {
         })
     }
 
+    /// What the results of a row have in common.
+    #[inline(always)]
+    fn results<F: Function, S: Simd>(
+        &self,
+        token: S,
+        row: usize,
+        fold: &Fold<C>,
+        temperature: &Temperature<C>,
+    ) -> F::Row<C> {
+        F::row(token, fold, temperature, &|max| self.rest(token, row, temperature, max))
+    }
+
     /// The blocks of a row.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let len = self.len;
@@ -137,7 +152,7 @@ impl<C: Compute> Reader<'_, C> {
 }
 
 /// The rows of a task.
-struct Rows<'a, F, C> {
+struct Rows<'a, F, C: Compute> {
     reader: Reader<'a, C>,
     in_place: bool,
     /// Whether rows are used where they lie, both those that are read and those that are written.
@@ -145,11 +160,13 @@ struct Rows<'a, F, C> {
     store: Store,
     part: Part<'a>,
     /// Room for a block, where rows are not lent.
-    scratch: Vec<C>,
-    /// Room for the results of a group that are to be streamed together, or nothing.
-    staging: Vec<C>,
-    /// Room for what the folds of a group keep, or nothing.
-    kept: Vec<C>,
+    scratch: Scratch<C>,
+    /// Whether they lie one after another.
+    dense: bool,
+    /// The rows that are folded together: the most, where they lie one after another and share a temperature.
+    group: usize,
+    /// Room for what the folds of a group keep, after `LANES` elements of the row before; or nothing.
+    kept: Scratch<C>,
     function: PhantomData<F>,
 }
 
@@ -158,66 +175,89 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, token: S) {
-        let group = (GROUP / self.reader.len).clamp(1, GROUP_ROWS);
-        let mut first = self.part.rows.start;
-        while first < self.part.rows.end {
-            let rows = first..(first + group).min(self.part.rows.end);
-            first = rows.end;
-            if self.lent && !self.in_place {
-                self.lent(token, rows);
-                continue;
-            }
-            // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.
-            for row in rows {
-                if self.lent {
-                    self.in_place(token, row);
-                } else {
-                    self.copied(token, row);
-                }
-            }
+        let rows = self.part.rows.clone();
+        if self.lent && !self.in_place && self.dense {
+            self.lent(token, rows);
+        } else if self.lent && !self.in_place {
+            rows.for_each(|row| self.lent(token, row..row + 1));
+        } else if self.lent {
+            rows.for_each(|row| self.in_place(token, row));
+        } else {
+            rows.for_each(|row| self.copied(token, row));
         }
         token.fence();
     }
 }
 
+/// Rows that have been folded together.
+#[derive(Clone, Copy)]
+struct Group<C: Compute, R> {
+    temperature: Temperature<C>,
+    results: [R; PIECES],
+    /// Of the first so many.
+    count: usize,
+}
+
+impl<C: Compute, R: Results<C>> Group<C, R> {
+    #[inline(always)]
+    fn row(&self, index: usize) -> stream::Row<'_, C, R> {
+        stream::Row { temperature: &self.temperature, results: &self.results[index] }
+    }
+
+    /// The last row, if there is any.
+    #[inline(always)]
+    fn last(&self) -> Option<stream::Row<'_, C, R>> {
+        self.count.checked_sub(1).map(|last| self.row(last))
+    }
+}
+
 impl<F: Function, C: Compute> Rows<'_, F, C> {
-    /// A group of rows that are read and written where they lie.
+    /// Rows that are read and written where they lie, one after another.
     #[inline(always)]
     fn lent<S: Simd>(&mut self, token: S, rows: Range<usize>) {
-        let reader = self.reader;
-        let whole = 0..reader.len;
-        let keeps = if self.kept.is_empty() { 0 } else { reader.len };
-        let mut folded = [None; GROUP_ROWS];
-        for (index, row) in rows.clone().enumerate() {
-            let temperature = reader.temperatures.of(row);
-            let x = reader.source.row::<C>(row, whole.clone());
-            let kept = &mut self.kept[index * keeps..][..keeps];
-            let fold = fold::fold_row(token, x, kept, &temperature, AHEAD);
-            let rest = |max| reader.rest(token, row, &temperature, max);
-            folded[index] = Some((temperature, F::row(token, &fold, &temperature, &rest)));
-        }
-        let (end, dense) = (rows.end, rows.clone());
-        for (index, row) in rows.enumerate() {
-            let Some((temperature, folded)) = &folded[index] else {
-                break;
+        let (reader, len) = (self.reader, self.reader.len);
+        let x = reader.source.rows_dense::<C>(rows.start, rows.len());
+        let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
+        let mut stream = Stream::new(x, out);
+        let mut folds = [Fold::empty(C::ZERO); PIECES];
+        let temperature = reader.temperatures.of(rows.start);
+        let nothing = [F::row(token, &folds[0], &temperature, &|_| Fold::empty(C::ZERO)); PIECES];
+        let [group, before] = &mut [Group { temperature, results: nothing, count: 0 }; 2];
+        let (mut group, mut before) = (group, before);
+        for first in rows.clone().step_by(self.group) {
+            let start = (first - rows.start) * len;
+            group.count = self.group.min(rows.end - first);
+            group.temperature = reader.temperatures.of(first);
+            let fold = FoldRows {
+                x: &x[start..start + group.count * len],
+                len,
+                kept: self.kept.get_mut(C::LANES..).unwrap_or_default(),
+                temperature: &group.temperature,
+                ahead: AHEAD,
+                folds: &mut folds[..group.count],
             };
-            let next = if end < self.part.rows.end { end + index } else { row };
-            let inputs = Inputs {
-                x: reader.source.row(row, whole.clone()),
-                kept: &self.kept[index * keeps..][..keeps],
-                next: reader.source.row(next.min(self.part.rows.end - 1), whole.clone()),
-            };
-            if self.staging.is_empty() {
-                let out = self.part.row(row, whole.clone());
-                token.call(row::Write { inputs, out, temperature, results: folded, store: self.store });
-            } else {
-                let staged = &mut self.staging[index * reader.len..][..reader.len];
-                token.call(row::Write { inputs, out: staged, temperature, results: folded, store: Store::Cached });
+            fold.run(token);
+            for (index, fold) in folds.iter().enumerate().take(group.count) {
+                group.results[index] = reader.results::<F, S>(token, first + index, fold, &group.temperature);
             }
-        }
-        if !self.staging.is_empty() {
-            let out = self.part.rows_dense(dense.start, dense.len(), whole);
-            row::copy_streaming(token, &self.staging[..out.len()], out);
+            for index in 0..group.count {
+                let elements = start + index * len..start + (index + 1) * len;
+                let kept = if self.kept.is_empty() { &[] } else { &self.kept[index * len..][..C::LANES + len] };
+                let row = group.row(index);
+                if self.store == Store::Streaming {
+                    let before = if index > 0 { Some(group.row(index - 1)) } else { before.last() };
+                    token.call(stream::WriteNext { stream: &mut stream, elements, kept, row, before });
+                } else {
+                    let (x, out) = stream.row(elements);
+                    let inputs = Inputs { x, kept: kept.get(C::LANES..).unwrap_or_default() };
+                    let stream::Row { temperature, results } = row;
+                    token.call(row::Write { inputs, out, temperature, results, store: self.store });
+                }
+            }
+            if !self.kept.is_empty() {
+                self.kept.copy_within(group.count * len..group.count * len + C::LANES, 0);
+            }
+            std::mem::swap(&mut group, &mut before);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::row::{self, Inputs, Store};
-use crate::memory::{Compute, Part, Source, Target, View, ViewMut, reserve, scratch};
+use crate::memory::{Compute, Part, Scratch, Source, Target, View, ViewMut, reserve, scratch};
 use crate::options::{self, Options};
 use crate::shape::{self, Axis, OPERANDS, Plan, display};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -219,7 +219,7 @@ fn short<F: Function, C: Compute>(
 }
 
 /// The segments of a task.
-struct Segments<'a, F, C> {
+struct Segments<'a, F, C: Compute> {
     source: &'a Source<'a>,
     temperatures: &'a Temperatures<'a, C>,
     /// Where the segments begin, and where the last one ends.
@@ -232,9 +232,9 @@ struct Segments<'a, F, C> {
     store: Store,
     part: Part<'a>,
     /// Room for a block, where segments are not lent.
-    scratch: Vec<C>,
+    scratch: Scratch<C>,
     /// Room for what the fold of a segment keeps, or nothing.
-    kept: Vec<C>,
+    kept: Scratch<C>,
     function: PhantomData<F>,
 }
 
@@ -294,7 +294,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         let x = self.source.row::<C>(0, elements.clone());
         let fold = fold::fold_row(token, x, kept, temperature, AHEAD);
         let results = &self.results(token, &fold, &elements, temperature);
-        let inputs = Inputs { x: self.source.row::<C>(0, elements.clone()), kept: &self.kept[..keeps], next: &[] };
+        let inputs = Inputs { x: self.source.row::<C>(0, elements.clone()), kept: &self.kept[..keeps] };
         let out = self.part.row(0, elements);
         token.call(row::Write { inputs, out, temperature, results, store: self.store });
     }

@@ -83,7 +83,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
                 })
             };
             let results = F::row(token, &fold, &temperature, &rest);
-            let inputs = Inputs { x, kept: &[], next: &[] };
+            let inputs = Inputs { x, kept: &[] };
             token.call(row::Write { inputs, out, temperature: &temperature, results: &results, store: Store::Cached });
         }
     }

@@ -7,8 +7,8 @@ use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::column::{self, Folds, LANES, Strip};
-use crate::kernel::fold::{CHUNK, Fold};
-use crate::memory::{Compute, Cut, Part, Tile, ViewMut, scratch};
+use crate::kernel::fold::{BLOCK, CHUNK, Fold};
+use crate::memory::{Compute, Cut, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Up to so many classes, rows are lanes even where their elements lie one after another.
@@ -49,9 +49,11 @@ pub(super) struct Tiles<'a, C: Compute> {
     width: usize,
     /// Whether a tile has whole rows.
     whole: bool,
-    data: Vec<C>,
+    data: Scratch<C>,
     /// The folds of the present tile's rows.
     strips: Vec<Folds<C>>,
+    /// The folds of their present blocks.
+    blocks: Vec<Folds<C>>,
     /// Their temperatures: one for each, or one for all.
     temperatures: Vec<Temperature<C>>,
 }
@@ -71,11 +73,14 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
         let lanes = call.plan.outer.last().map_or(1, |dim| dim.len);
-        let data = scratch(width * if whole { reader.len } else { CHUNK })?;
+        let mut data = scratch(width * if whole { reader.len } else { CHUNK })?;
+        // Lanes past the rows are computed too, and nobody reads what comes of it.
+        data.fill(C::ZERO);
         let strips = vec![Folds::empty(); width / C::LANES];
+        let blocks = strips.clone();
         let distinct = if matches!(reader.temperatures, super::Temperatures::All(_)) { 1 } else { width };
         let temperatures = vec![reader.temperatures.of(0); distinct];
-        Ok(Self { reader, lanes, width, whole, data, strips, temperatures })
+        Ok(Self { reader, lanes, width, whole, data, strips, blocks, temperatures })
     }
 
     /// The temperatures of a strip.
@@ -108,21 +113,30 @@ impl<'a, C: Compute> Tiles<'a, C> {
         }
         let mut fixed: Option<Vec<[_; LANES]>> = None;
         loop {
-            let mut chunks = 0;
             for start in (0..len).step_by(step) {
                 let tile = self.read(self.at(first, lanes, start, step.min(len - start)));
                 for chunk in (0..tile.len).step_by(CHUNK) {
+                    let at = start + chunk;
                     for index in 0..count {
                         let strip = self.strip(index, chunk, CHUNK.min(tile.len - chunk));
                         let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
                         let folds = column::fold(token, &self.data, strip, self.temperatures(index), shifts);
-                        if chunks == 0 {
-                            self.strips[index] = folds;
+                        // As `fold::fold_row`: chunks make blocks, and blocks make the row.
+                        if at % BLOCK == 0 {
+                            self.blocks[index] = folds;
                         } else {
-                            self.strips[index].add(&folds);
+                            self.blocks[index].add(&folds);
+                        }
+                        if at + CHUNK < len && (at + CHUNK) % BLOCK != 0 {
+                            continue;
+                        }
+                        if at < BLOCK {
+                            self.strips[index] = self.blocks[index];
+                        } else {
+                            let block = self.blocks[index];
+                            self.strips[index].add(&block);
                         }
                     }
-                    chunks += 1;
                 }
             }
             if fixed.is_some() {

@@ -1,0 +1,148 @@
+//! Results on their way past the cache, in whole lines.
+//!
+//! Rows that follow each other in memory are one stream of lines. A line that two rows share is computed for both,
+//! blended, and written once: in two parts it would be read from memory first, and all later stores would wait for
+//! that.
+
+use std::ops::Range;
+
+use super::Temperature;
+use super::exp::Mode;
+use super::real::Real;
+use super::row::{self, Inputs, Map, Results};
+use crate::simd::{Kernel, Simd, Vector};
+
+/// Rows that follow each other in memory, as they are read and as they are written.
+pub(crate) struct Stream<'a, T> {
+    x: &'a [T],
+    out: &'a mut [T],
+    /// The elements that are written: up to where the next row begins, or to its line's beginning.
+    written: usize,
+}
+
+impl<'a, T: Real> Stream<'a, T> {
+    /// Nothing written yet.
+    pub(crate) fn new(x: &'a [T], out: &'a mut [T]) -> Self {
+        assert!(x.len() == out.len());
+        Self { x, out, written: 0 }
+    }
+
+    /// A row's logits, and the place of its results.
+    pub(crate) fn row(&mut self, elements: Range<usize>) -> (&[T], &mut [T]) {
+        (&self.x[elements.clone()], &mut self.out[elements])
+    }
+}
+
+/// What the results of a row are computed from.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a, T, R> {
+    pub(crate) temperature: &'a Temperature<T>,
+    pub(crate) results: &'a R,
+}
+
+impl<T: Real, R: Results<T>> Row<'_, T, R> {
+    #[inline(always)]
+    fn map<S: Simd>(&self, token: S) -> R::Map<S> {
+        self.results.map(token, self.temperature)
+    }
+}
+
+/// The stream's next row, of at least `LANES` elements unless it is the only one.
+pub(crate) struct WriteNext<'r, 'a, T, R> {
+    pub(crate) stream: &'r mut Stream<'a, T>,
+    /// The row's place in the stream.
+    pub(crate) elements: Range<usize>,
+    /// What the fold kept of the `LANES` elements before the row, and of the row; or nothing.
+    pub(crate) kept: &'r [T],
+    pub(crate) row: Row<'r, T, R>,
+    /// The row before, where there is one.
+    pub(crate) before: Option<Row<'r, T, R>>,
+}
+
+impl<T: Real, R: Results<T>> Kernel for WriteNext<'_, '_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        if self.kept.is_empty() {
+            self.write::<S, false>(token);
+        } else {
+            self.write::<S, true>(token);
+        }
+    }
+}
+
+impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
+    #[inline(always)]
+    fn write<S: Simd, const KEPT: bool>(mut self, token: S) {
+        // Only the row before whose end is still to be written matters.
+        let begun = self.stream.written < self.elements.start;
+        self.before = self.before.filter(|_| begun);
+        let mode = self.before.map_or(Mode::Plain, |row| row.results.mode()).max(self.row.results.mode());
+        if self.row.results.is_undefined() || mode == Mode::General {
+            self.write_in_mode::<S, KEPT, { Mode::General as u8 }>(token);
+        } else {
+            // (The instruction that this mode has more than the plain one costs less than a third copy of the code.)
+            self.write_in_mode::<S, KEPT, { Mode::Clamped as u8 }>(token);
+        }
+    }
+
+    #[inline(always)]
+    fn write_in_mode<S: Simd, const KEPT: bool, const MODE: u8>(self, token: S) {
+        let Self { stream, elements, kept, row, before } = self;
+        let Stream { x, out, written } = stream;
+        let (start, end, lanes) = (elements.start, elements.end, T::LANES);
+        let kept_from = |at: usize| if KEPT { &kept[at + lanes - start..] } else { &x[at..] };
+        // Elements that are no whole line of their own.
+        let write_some = |out: &mut [T], some: Range<usize>, row: Row<'_, T, R>| {
+            let inputs = Inputs { x: &x[some.clone()], kept: &kept_from(some.start)[..some.len()] };
+            row::write_cached::<S, T, _, MODE, KEPT>(token, inputs, &mut out[some], row.map(token));
+        };
+        if row.results.is_undefined() {
+            if let Some(before) = before {
+                write_some(out, *written..start, before);
+            }
+            out[elements].fill(T::NAN);
+            *written = end;
+            return;
+        }
+
+        let map = row.map(token);
+        let head = T::Vector::<S>::lines(out).0.len();
+        let past = (start + lanes - head) % lanes;
+        if let Some(before) = before {
+            let at = *written;
+            let vector = T::Vector::<S>::load(token, &x[at..]);
+            let p = T::Vector::<S>::load(token, kept_from(at));
+            let theirs = before.map(token).apply::<MODE, KEPT>(vector, p);
+            let ours = map.apply::<MODE, KEPT>(vector, p);
+            let line = T::Vector::<S>::select(T::Vector::<S>::first_lanes(token, start - at), theirs, ours);
+            line.stream(&mut T::Vector::<S>::lines(out).1[(at - head) / lanes]);
+            *written += lanes;
+        } else if past != 0 {
+            let stop = end.min(start + lanes - past);
+            write_some(out, start..stop, row);
+            *written = stop;
+        }
+
+        let at = *written;
+        let whole = (end - at) / lanes * lanes;
+        let lines = T::Vector::<S>::lines(out).1;
+        let lines = lines[(at.max(head) - head) / lanes..].iter_mut();
+        let (x_lines, kept_lines) = (&x[at..at + whole], &kept_from(at)[..whole]);
+        for ((line, x), kept) in lines.zip(x_lines.chunks_exact(lanes)).zip(kept_lines.chunks_exact(lanes)) {
+            let p = T::Vector::<S>::load(token, kept);
+            map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).stream(line);
+        }
+        let at = at + whole;
+        *written = at;
+        // The next row completes the line, if it reaches as far.
+        if at < end && at + lanes > x.len() {
+            write_some(out, at..end, row);
+            *written = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

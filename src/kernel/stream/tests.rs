@@ -1,0 +1,87 @@
+//! A stream of rows against the same rows one by one: every alignment, rows that need each mode, rows of NaN between.
+
+use super::{Row, Stream, WriteNext};
+use crate::kernel::fold::{Fold, fold_row};
+use crate::kernel::row::{Inputs, Quotient, Store, Write};
+use crate::kernel::{Real, Temperature};
+use crate::simd::{Kernel, Level, Simd, dispatch};
+
+/// Rows of `len` logits, written both ways.
+struct Both<'a, T> {
+    x: &'a [T],
+    len: usize,
+    keep: bool,
+    streamed: &'a mut [T],
+    expected: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Both<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { x, len, keep, streamed, expected } = self;
+        let temperatures = [Temperature::<T>::new(1.0), Temperature::new(0.7)];
+        let mut kept = vec![T::ZERO; if keep { T::LANES + x.len() } else { 0 }];
+        let mut results = Vec::new();
+        for (row, x) in x.chunks_exact(len).enumerate() {
+            let kept = if keep { &mut kept[T::LANES + row * len..][..len] } else { &mut [] };
+            let temperature = &temperatures[row % 2];
+            let fold: Fold<T> = fold_row(token, x, kept, temperature, 0);
+            results.push(Quotient::new(&fold, temperature));
+        }
+        let mut stream = Stream::new(x, streamed);
+        let row_of = |row: usize| Row { temperature: &temperatures[row % 2], results: &results[row] };
+        for (row, (x, out)) in x.chunks_exact(len).zip(expected.chunks_exact_mut(len)).enumerate() {
+            let elements = row * len..(row + 1) * len;
+            let kept = if keep { &kept[row * len..][..T::LANES + len] } else { &[] };
+            let before = row.checked_sub(1).map(row_of);
+            token.call(WriteNext { stream: &mut stream, elements, kept, row: row_of(row), before });
+
+            let inputs = Inputs { x, kept: kept.get(T::LANES..).unwrap_or_default() };
+            let Row { temperature, results } = row_of(row);
+            token.call(Write { inputs, out, temperature, results, store: Store::Cached });
+        }
+        token.fence();
+    }
+}
+
+fn check<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f64::from((state >> 40) as u32) / f64::from(1u32 << 24)
+    };
+    for level in Level::available() {
+        for len in [T::LANES, T::LANES + 1, 31, 33, 64, 100, 1000, 1025] {
+            let rows = 9;
+            let mut x: Vec<T> = (0..rows * len).map(|_| of_f64(random() * 8.0 - 4.0)).collect();
+            // Terms that vanish, a base, and rows of NaN: first, in the middle, two in a row, and last.
+            x[len] = of_f64(-1e4);
+            x[2 * len] = of_f64(1e5);
+            for row in [0, 4, 5, rows - 1] {
+                x[row * len + len / 2] = T::NAN;
+            }
+            for offset in 0..T::LANES {
+                for keep in [false, true] {
+                    let mut streamed = vec![of_f64(7.0); offset + x.len() + 1];
+                    let mut expected = vec![of_f64(7.0); x.len()];
+                    let out = &mut streamed[offset..offset + x.len()];
+                    dispatch(level, Both { x: &x, len, keep, streamed: out, expected: &mut expected });
+                    let bits = |values: &[T]| -> Vec<u64> { values.iter().map(|x| (*x).into().to_bits()).collect() };
+                    let name = format!("{} rows of {len}, {offset} on, p kept: {keep}", level.name());
+                    assert!(bits(&streamed[offset..offset + x.len()]) == bits(&expected), "{name}");
+                    assert!(streamed[..offset].iter().all(|x| (*x).into() == 7.0), "before, {name}");
+                    assert!(streamed[offset + x.len()].into() == 7.0, "past the end, {name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn like_rows_one_by_one() {
+    #[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+    check::<f32>(|value| value as f32);
+    check::<f64>(|value| value);
+}

@@ -1,0 +1,69 @@
+//! Working memory, which every thread keeps for its next task: memory that is fresh from the system costs a page fault
+//! for each page, and those take longer than the work on it.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
+
+use super::raw::Compute;
+use super::reserve;
+use crate::error::Result;
+
+/// The most buffers that a thread keeps, and the most elements of one.
+const BUFFERS: usize = 8;
+const ELEMENTS: usize = 128 * 1024;
+
+/// The buffers that a thread keeps.
+pub(crate) type Kept<C> = LocalKey<RefCell<Vec<Vec<C>>>>;
+
+/// Working memory, which its thread gets back when it is dropped.
+pub(crate) struct Scratch<C: Compute>(Vec<C>);
+
+/// Working memory of `count` values, whatever they are.
+pub(crate) fn scratch<C: Compute>(count: usize) -> Result<Scratch<C>> {
+    if count == 0 {
+        return Ok(Scratch(Vec::new()));
+    }
+    let kept = C::kept().try_with(|kept| {
+        let mut kept = kept.borrow_mut();
+        let fits = kept.iter().position(|values| values.capacity() >= count);
+        fits.map(|index| kept.swap_remove(index))
+    });
+    let mut values = match kept {
+        Ok(Some(values)) => values,
+        _ => reserve(count)?,
+    };
+    values.resize(count, C::default());
+    Ok(Scratch(values))
+}
+
+impl<C: Compute> Drop for Scratch<C> {
+    fn drop(&mut self) {
+        let values = std::mem::take(&mut self.0);
+        if !(1..=ELEMENTS).contains(&values.capacity()) {
+            return;
+        }
+        // Not kept by a thread that is ending.
+        let _ended = C::kept().try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() == BUFFERS {
+                kept.swap_remove(0);
+            }
+            kept.push(values);
+        });
+    }
+}
+
+impl<C: Compute> Deref for Scratch<C> {
+    type Target = [C];
+
+    fn deref(&self) -> &[C] {
+        &self.0
+    }
+}
+
+impl<C: Compute> DerefMut for Scratch<C> {
+    fn deref_mut(&mut self) -> &mut [C] {
+        &mut self.0
+    }
+}
