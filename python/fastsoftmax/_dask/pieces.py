@@ -158,7 +158,7 @@ class Piece:
     def log_probabilities(self, columns: Columns, place: Place) -> tuple[F64, Array | None]:
         """Give the log-probabilities of a tile in float64, and its mask."""
         x, mask = self.tile(place)
-        out = np.empty(x.shape)
+        out = np.empty_like(x, np.float64)  # in the layout of x
         columns.log_softmax(x, out)
         return out, mask
 
@@ -222,7 +222,7 @@ def finish(x: Array, state: Array, where: Array | None, *, log: bool, **options:
     for columns, _, tiles in piece.groups(state):
         for place in tiles:
             part, mask = piece.tile(place)
-            out = np.empty(part.shape, piece.result)
+            out = np.empty_like(part, piece.result)  # in the layout of the block, to which it goes
             (columns.log_softmax if log else columns.softmax)(part, out)
             if mask is not None:
                 out[~mask] = -np.inf if log else 0
