@@ -63,7 +63,8 @@ def test_as_in_memory(chunks: tuple[int, int]) -> None:
 def test_more_than_a_worker_can_hold(client: Client, cuts: int) -> None:
     rows = int(GIB * 2**30 / 4 / CLASSES)
     assert 4 * rows * CLASSES > 2 * LIMIT
-    x = da.random.default_rng(1).random((rows, CLASSES), np.float32, chunks=(4096, CLASSES // cuts)) * 20
+    chunks = (LIMIT // 16 // (4 * CLASSES), CLASSES // cuts)
+    x = da.random.default_rng(1).random((rows, CLASSES), np.float32, chunks=chunks) * 20
     before = client.run(os.getpid)
     probs = fsd.softmax(x)
     # Each row's sum, and how often its greatest probability is that of its greatest logit.
