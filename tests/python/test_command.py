@@ -19,7 +19,7 @@ from command_helpers import fail, popen, run
 from io_helpers import names, save
 
 STREAMING = ("softmax", "log-softmax", "logsumexp", "entropy", "top-k", "cross-entropy")
-COMMANDS = (*STREAMING, "fit-temperature", "calibrate", "info")
+COMMANDS = (*STREAMING, "fit-temperature", "calibrate", "bench", "info")
 
 
 @pytest.fixture

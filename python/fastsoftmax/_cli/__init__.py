@@ -5,7 +5,7 @@
 - ``values``: what users write after options
 - ``streaming``: the subcommands that read a file of any size once: ``softmax`` to ``cross-entropy``
 - ``calibration``: ``fit-temperature`` and ``calibrate``
-- ``info``: ``info``
+- ``bench``, ``info``: themselves
 """
 
 from .program import COMMANDS, main

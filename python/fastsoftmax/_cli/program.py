@@ -15,7 +15,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from . import calibration, info, streaming
+from . import bench, calibration, info, streaming
 from .command import PROGRAM, Command, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 79  # of descriptions, which argparse leaves as they are so that examples keep their lines
 
-COMMANDS: tuple[Command, ...] = (*streaming.COMMANDS, *calibration.COMMANDS, *info.COMMANDS)
+COMMANDS: tuple[Command, ...] = (*streaming.COMMANDS, *calibration.COMMANDS, *bench.COMMANDS, *info.COMMANDS)
 
 
 class SignalError(BaseException):

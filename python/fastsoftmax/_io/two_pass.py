@@ -124,7 +124,7 @@ class Columns:
         self.result = result
         self.temperature = temperature
         self.threads = threads
-        self._wide: Array = np.empty(0)
+        self.scratch: Array = np.empty(0)  # for float64 results of a tile; grows as it must
 
     # -- pass 1 ----------------------------------------------------------------------------------------------
 
@@ -198,9 +198,9 @@ class Columns:
 
     def _scratch(self, x: Array) -> Array:
         """Give memory for float64 results in the layout of `x`: to write across costs three times as much."""
-        if self._wide.size < x.size:
-            self._wide = np.empty(x.size)
-        return self._wide[: x.size].reshape(x.shape, order="F" if x.strides[0] < x.strides[1] else "C")
+        if self.scratch.size < x.size:
+            self.scratch = np.empty(x.size)
+        return self.scratch[: x.size].reshape(x.shape, order="F" if x.strides[0] < x.strides[1] else "C")
 
     def _row_temperature(self) -> Any:
         """Give the temperature as the functions want it: length 1 along the axis."""
