@@ -32,7 +32,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="of numpy, scipy, onnxruntime, tensorflow, torch, jax; or none (default: all)",
     )
     parser.add_argument(
-        "--size-mb", type=values.count, default=128, metavar="N", help="MiB of the large inputs (default 128)"
+        "--size-mb", type=values.count, default=64, metavar="N", help="MiB of the large inputs (default 64)"
     )
     parser.add_argument(
         "--rounds", type=values.count, default=5, metavar="N", help="of each case (default 5)"
