@@ -35,8 +35,12 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _read(options: argparse.Namespace, *paths: str) -> list[Array]:
-    """Read the logits, and then what belongs to them."""
+    """Read the logits, and then what belongs to them; from here on, use as many threads as the user wants."""
+    from fastsoftmax import set_num_threads
     from fastsoftmax._io.ends import load
+
+    if options.threads:
+        set_num_threads(options.threads)
 
     if [options.input, *paths].count("-") > 1:
         raise UsageError("only one of the inputs can be '-', standard input")
@@ -45,26 +49,27 @@ def _read(options: argparse.Namespace, *paths: str) -> list[Array]:
         return [load(files[0], options.input_dtype), *map(load, files[1:])]
 
 
-def _fit(options: argparse.Namespace, logits: Array, labels: Array, **keywords: Any) -> float:
+def _fit(logits: Array, labels: Array, **keywords: Any) -> float:
     """Fit the temperature, and say on standard error if it is no more than a bound."""
     from fastsoftmax import fit_temperature
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        temperature = fit_temperature(logits, labels, threads=options.threads, **keywords)
+        temperature = fit_temperature(logits, labels, **keywords)
     for warning in caught:
         warn(str(warning.message))
     return temperature
 
 
-def _loss(logits: Array, labels: Array, temperature: float, axis: int, threads: int | None) -> float:
+def _loss(logits: Array, labels: Array, temperature: float, axis: int = -1) -> float:
     """Compute the mean of -log p[label] in float64, whatever the logits' dtype."""
     import numpy as np
 
     from fastsoftmax import log_prob
 
-    keywords: dict[str, Any] = {"temperature": temperature, "dtype": np.float64, "threads": threads}
-    return -float(np.mean(log_prob(logits, labels, axis, **keywords))) if labels.size else math.nan
+    if not labels.size:
+        return math.nan
+    return -float(np.mean(log_prob(logits, labels, axis, temperature=temperature, dtype=np.float64)))
 
 
 # -- fit-temperature -----------------------------------------------------------------------------------------
@@ -96,15 +101,13 @@ def _run_fit(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     logits, labels, *weights = _read(options, options.labels, *filter(None, [options.weights]))
     keywords = {"axis": options.axis, "bounds": (low, high)}
-    temperature = _fit(options, logits, labels, sample_weight=weights[0] if weights else None, **keywords)
+    temperature = _fit(logits, labels, sample_weight=weights[0] if weights else None, **keywords)
     seconds = time.perf_counter() - start
     classes = logits.shape[options.axis]
     if not options.quiet:
         line = f"fit-temperature: {labels.size:,} rows of {classes:,} classes in {seconds:.3g} s"
         if not weights:  # those of all rows say nothing about the weighted ones
-            before, after = (
-                _loss(logits, labels, t, options.axis, options.threads) for t in (1, temperature)
-            )
+            before, after = (_loss(logits, labels, t, options.axis) for t in (1, temperature))
             line += f", cross entropy {before:.4f} before, {after:.4f} after (nats)"
         print(line, file=sys.stderr)
     if not options.json:
@@ -167,8 +170,7 @@ class _Calibration:
             ).error
             for norm in ("l1", "max")
         }
-        loss = _loss(logits, labels, temperature, -1, options.threads)
-        return cls(temperature, error["l1"], error["max"], loss)
+        return cls(temperature, error["l1"], error["max"], _loss(logits, labels, temperature))
 
     def column(self) -> tuple[str, ...]:
         return (
@@ -186,7 +188,7 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     logits, labels = _read(options, options.labels)
     fitted = options.temperature is None
     before = _Calibration.of(options, logits, labels, 1.0)
-    temperature = _fit(options, logits, labels) if fitted else options.temperature
+    temperature = _fit(logits, labels) if fitted else options.temperature
     after = _Calibration.of(options, logits, labels, temperature)
     accuracy = _accuracy(logits, labels)
     if options.plot:
