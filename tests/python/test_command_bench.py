@@ -1,16 +1,18 @@
 """bench, and benches/versus.py, which measures with the same parts."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import fastsoftmax as fs
 import pytest
 from command_helpers import ENVIRONMENT, fail, run
+from fastsoftmax._bench import run as runner
 from fastsoftmax._bench.cases import table
 from fastsoftmax._bench.run import Settings
-from fastsoftmax._bench.run import run as measure
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--size-mb", 4, "--rounds", 2)
@@ -50,6 +52,7 @@ def test_json() -> None:
     assert contents["versions"]["fastsoftmax"]
     assert contents["build_info"]["level"] == fs.build_info()["level"]
     assert contents["settings"]["threads"] == 1
+    assert not any("goal" in case for case in contents["cases"])
     assert [case["op"] for case in contents["cases"]] == ["entropy", "top_k", "top_k"]
     for case in contents["cases"]:
         assert case["ours_ms"] > 0
@@ -62,7 +65,7 @@ def test_every_case_is_right_in_every_contender() -> None:
     """The race starts with a check of each result; what is wrong or fails says so instead of a time."""
     cases = [case for case in table(4) if case.level is None and case.threads is None]
     settings = Settings(threads=1, rounds=1, size_mb=4, peers=("numpy", "scipy"))
-    found = {said["key"]: said["figures"] for said in measure(cases, settings) if "key" in said}
+    found = {said["key"]: said["figures"] for said in runner.run(cases, settings) if "key" in said}
     assert set(found) == {case.key for case in cases}
     for key, figures in found.items():
         assert figures["fastsoftmax"].get("ms", 0) > 0, (key, figures)
@@ -73,8 +76,41 @@ def test_every_case_is_right_in_every_contender() -> None:
 def test_a_level_that_is_not_there() -> None:
     cases = [case for case in table(4) if case.level == "avx2"]
     settings = Settings(threads=1, rounds=1, size_mb=4, peers=(), level="vax")
-    said = list(measure([*cases, table(4)[0]], settings))
+    said = list(runner.run([*cases, table(4)[0]], settings))
     assert said[-1]["figures"]["fastsoftmax"] == {"status": "cannot", "why": "this processor has no vax"}
+
+
+def test_a_case_that_takes_the_process_down(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only that case is lost: another process does the rest."""
+    first, second = table(4)[:2]
+    script = """
+import json, os, sys
+keys = json.loads(sys.argv[1])["keys"]
+print("at the end of its noise", flush=True)
+with os.fdopen(int(sys.argv[2]), "w") as pipe:
+    for key in keys:
+        print(json.dumps({"begin": key}), file=pipe, flush=True)
+        if len(keys) == 2:
+            os.abort()
+        print(json.dumps({"key": key, "figures": {}}), file=pipe, flush=True)
+"""
+
+    def start(spec: dict[str, object], env: dict[str, str], noise: IO[str]) -> tuple[object, object]:
+        read, write = os.pipe()
+        command = [sys.executable, "-c", script, json.dumps(spec), str(write)]
+        worker = subprocess.Popen(command, env=env, pass_fds=(write,), stdout=noise, stderr=noise)
+        os.close(write)
+        return worker, os.fdopen(read)
+
+    monkeypatch.setattr(runner, "_start", start)
+    settings = Settings(threads=1, rounds=1, size_mb=4, peers=())
+    said = [said for said in runner.run([first, second], settings) if "key" in said]
+    assert [s["key"] for s in said] == [first.key, second.key]
+    assert said[0]["figures"] == {"fastsoftmax": {"status": "crashed"}}
+    assert said[1]["figures"] == {}
+    assert f"ended with -6 in {first.key}; another goes on" in capsys.readouterr().err
 
 
 def test_list() -> None:

@@ -68,7 +68,9 @@ def _run(options: argparse.Namespace) -> int:
         cases, Settings(threads, options.rounds, options.size_mb, peers), quiet=options.json
     )
     if options.json:
-        print(json.dumps({**about, "cases": [row.as_json() for row in rows]}))
+        ours = ("goal", "verdict")  # of no interest to others
+        measured = [{name: part for name, part in row.as_json().items() if name not in ours} for row in rows]
+        print(json.dumps({**about, "cases": measured}))
     else:
         print(f"{len(rows)} cases in {time.monotonic() - started:.0f} s")
     wrong = [row.case.key for row in rows if row.ours is None]
