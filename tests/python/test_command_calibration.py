@@ -180,6 +180,14 @@ def test_pictures_that_cannot_be_drawn(tmp_path):
     assert names(tmp_path) == ["l.npy", "x.npy"]
 
 
+@pytest.mark.usefixtures("data")
+def test_without_matplotlib(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError")  # found first: `python -m` looks here
+    message = fail("calibrate", "x.npy", "l.npy", "--plot", "picture.png")
+    assert "pip install 'fastsoftmax[plot]'" in message
+    run("calibrate", "x.npy", "l.npy")
+
+
 def test_inputs_that_do_not_fit(data):
     x, labels = data
     save("few.npy", labels[:-1])
