@@ -12,107 +12,23 @@ How to read the result: benches/README.md.
 import argparse
 import importlib.util
 import json
-import os
 import re
 import resource
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from suite.cases import MIB, Case, table
-from suite.peers import PEERS, installed
-from suite.report import Row, Table, header, machine
+import fastsoftmax
+from fastsoftmax._bench.cases import Case, table
+from fastsoftmax._bench.peers import PEERS, installed
+from fastsoftmax._bench.report import Row, Table, header, machine
+from fastsoftmax._bench.run import Settings, check_size, read_peers, run
 
-HERE = Path(__file__).resolve().parent
-LIMIT = 24 << 30  # bytes of memory that a run must never need
-COPIES = 24  # the most arrays of the largest size that live at once, peers' temporaries too (20 were seen)
 # From quartile to quartile of our own times, as a share of the median. Wider than that, a run says little.
 NOISY = 0.15
-
-
-def environment(threads: int, level: str | None) -> dict[str, str]:
-    """What libraries read when they are imported: how many threads, and that idle ones do not spin."""
-    env = os.environ | {
-        "FASTSOFTMAX_NUM_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
-        "KMP_BLOCKTIME": "0",
-        "CUDA_VISIBLE_DEVICES": "",
-        "JAX_PLATFORMS": "cpu",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
-    }
-    if level:
-        env["FASTSOFTMAX_SIMD"] = level
-    return env
-
-
-def run_worker(
-    cases: list[Case], args: argparse.Namespace, threads: int, level: str | None
-) -> Iterator[dict[str, Any]]:
-    """Measure cases in a process of their own; what it says, as it says it.
-
-    Should a library take the process down, the case that it was at is lost and the rest is done by another.
-    """
-    keys = [case.key for case in cases]
-    while keys:
-        # A forced level is compared with our own other level, so no peer takes part.
-        spec = {
-            "keys": keys,
-            "size_mb": args.size_mb,
-            "rounds": args.rounds,
-            "threads": threads,
-            "peers": [] if cases[0].level else args.peers,
-        }
-        read, write = os.pipe()
-        at = None
-        with tempfile.TemporaryFile("w+") as noise, os.fdopen(read) as lines:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "suite.worker", json.dumps(spec), str(write)],
-                env=environment(threads, level),
-                pass_fds=(write,),
-                stdin=subprocess.DEVNULL,
-                stdout=noise,
-                stderr=subprocess.STDOUT,
-            )
-            os.close(write)
-            try:
-                for line in lines:
-                    said = json.loads(line)
-                    if "fatal" in said and level == args.level:
-                        sys.exit(f"fastsoftmax cannot be measured: {said['fatal']}")
-                    if "fatal" in said:
-                        figures = {"fastsoftmax": {"status": "cannot", "why": said["fatal"]}}
-                        yield from ({"key": key, "figures": figures} for key in keys)
-                        return
-                    at = said.get("begin", at)
-                    if "key" in said:
-                        keys.remove(said["key"])
-                        at = None
-                    yield said
-                worker.wait()
-            finally:
-                worker.kill()
-                worker.wait()
-            if not keys:
-                return  # a library that fails while it is taken down has done no harm
-            noise.seek(0)
-            print("".join(noise.readlines()[-15:]), file=sys.stderr)
-        ended = f"the measuring process ended with {worker.returncode}"
-        if at is None:
-            sys.exit(f"{ended} before it measured anything")
-        print(f"{ended} in {at}; another goes on", file=sys.stderr)
-        keys.remove(at)
-        yield {"key": at, "figures": {"fastsoftmax": {"status": "crashed"}}}
 
 
 def choose(args: argparse.Namespace) -> list[Case]:
@@ -151,21 +67,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the main cases (needs matplotlib)")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.quick else 11)
-    args.peers = [] if args.peers == "none" else args.peers.split(",")
-    if unknown := set(args.peers) - set(names):
-        parser.error(f"no such peer: {', '.join(sorted(unknown))}")
+    try:
+        args.peers = read_peers(args.peers)
+        check_size(args.size_mb)
+    except ValueError as error:
+        parser.error(str(error))
     if args.svg and not importlib.util.find_spec("matplotlib"):
         parser.error("--svg needs matplotlib, which is not installed")
+    if args.level and args.level not in fastsoftmax.build_info()["levels"]:
+        parser.error(f"--level {args.level}: this processor has none of it")
     usable = machine()["cpus"]
     args.threads = min(2, usable) if args.threads is None else args.threads
     if not 1 <= args.threads <= usable:
         parser.error(f"--threads {args.threads}: this machine gives {usable} CPUs")
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else LIMIT
-    need = COPIES * args.size_mb * MIB
-    if args.size_mb < 1 or need > min(LIMIT, free):
-        parser.error(
-            f"--size-mb {args.size_mb} may need {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
-        )
     return args
 
 
@@ -187,16 +101,15 @@ def main() -> int:
     shown: Table | None = None
     started = time.monotonic()
 
-    # One process for each number of threads and each level, in the order of the table.
-    batches: dict[tuple[int, str | None], list[Case]] = {}
-    for case in cases:
-        batches.setdefault((case.threads or args.threads, case.level or args.level), []).append(case)
+    how = Settings(args.threads, args.rounds, args.size_mb, args.peers, args.level)
     try:
-        for said in (said for at, batch in batches.items() for said in run_worker(batch, args, *at)):
+        for said in run(cases, how):
             if "about" in said and shown is None:
                 about = said["about"]
                 print(header(host, about, settings), flush=True)
-                shown = Table([c.title for c in cases], [e.name for e in installed(args.peers)])
+                shown = Table(
+                    [c.title for c in cases], [e.name for e in installed(args.peers)], verdicts=True
+                )
             if "absent" in said:
                 print(f"{said['absent']} is installed but does not import: {said['why']}", file=sys.stderr)
             if "key" in said:
@@ -207,6 +120,8 @@ def main() -> int:
                     shown.show(rows[case.key])
     except KeyboardInterrupt:
         print("stopped; what follows is of the cases so far", file=sys.stderr)
+    except ChildProcessError as error:
+        sys.exit(str(error))
 
     return finish(args, list(rows.values()), host, about, settings, time.monotonic() - started)
 
@@ -248,7 +163,7 @@ def finish(
         }
         args.json.write_text(json.dumps(everything, indent=1) + "\n")
     if args.svg:
-        from suite.chart import draw
+        from chart import draw
 
         draw(rows, args.svg, f"{host['cpu']}, {args.threads} threads")
     return 1 if bad else 0

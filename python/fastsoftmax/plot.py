@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["reliability_diagram"]
 
 # Colours that the colour-blind tell apart (Okabe and Ito); marker and line tell them apart in grey.
+FIGURE: Final[dict[str, Any]] = {"figsize": (6, 6.8), "layout": "constrained"}  # of a new figure, in inches
+
 BEFORE: Final[dict[str, Any]] = {"color": "#d55e00", "marker": "o", "linestyle": "-"}
 AFTER: Final[dict[str, Any]] = {"color": "#0072b2", "marker": "s", "linestyle": "--"}
 
@@ -108,7 +110,7 @@ def reliability_diagram(
     after = reliability(logits, labels, n_bins, from_logits=True, temperature=temperature)
 
     path = to if isinstance(to, str | os.PathLike) else None
-    target: Any = Figure(figsize=(6, 6.8), layout="constrained") if to is None or path is not None else to
+    target: Any = Figure(**FIGURE) if to is None or path is not None else to
     heights = {"height_ratios": [3, 1]}
     if isinstance(target, Axes):
         axes, target = target, target.get_figure(root=False)
@@ -133,7 +135,7 @@ def reliability_diagram(
 def _diagram(
     upper: Axes, lower: Axes, curves: list[tuple[str, float, CalibrationBins, dict[str, Any]]]
 ) -> None:
-    upper.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as often right as it says")
+    upper.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect calibration")
     for name, temperature, bins, style in curves:
         full = bins.counts > 0
         share = bins.counts / max(1, bins.counts.sum())

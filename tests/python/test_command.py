@@ -9,18 +9,17 @@ import pty
 import signal
 import stat
 import subprocess
-import sys
 import termios
 import time
 
 import fastsoftmax as fs
 import numpy as np
 import pytest
+from command_helpers import fail, popen, run
 from io_helpers import names, save
 
 STREAMING = ("softmax", "log-softmax", "logsumexp", "entropy", "top-k", "cross-entropy")
-COMMANDS = (*STREAMING, "info")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100"}
+COMMANDS = (*STREAMING, "fit-temperature", "calibrate", "bench", "info")
 
 
 @pytest.fixture
@@ -32,29 +31,6 @@ def logits(tmp_path, monkeypatch):
     save("x.npy", x)
     save("l.npy", rng.integers(0, 10, 200))
     return x
-
-
-def popen(*args, **kwargs):
-    return subprocess.Popen([sys.executable, "-m", "fastsoftmax", *map(str, args)], env=ENVIRONMENT, **kwargs)
-
-
-def run(*args, code=0, data=None, **kwargs):
-    """Run the command; give what it wrote on standard output (bytes) and standard error (text)."""
-    process = popen(*args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
-    out, err = process.communicate(data, timeout=60)
-    err = err.decode()
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    return out, err
-
-
-def fail(*args, code=1, **kwargs):
-    """Run the command, which fails with one line, and give that line."""
-    out, err = run(*args, code=code, **kwargs)
-    assert out == b""
-    assert err.startswith("fastsoftmax: error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 # -- results -------------------------------------------------------------------------------------------------

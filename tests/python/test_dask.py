@@ -8,6 +8,7 @@ import hypothesis
 import ml_dtypes
 import numpy as np
 import pytest
+from dask_helpers import APART_SUMS, assert_close
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import FLOATS, assert_accurate, exact, softmax, ulps
@@ -23,29 +24,11 @@ ELEMENTWISE = ["softmax", "log_softmax"]
 
 FEW = hypothesis.settings(max_examples=40)  # a graph takes Dask longer than its numbers take the library
 
-# Between the two ways, each of which is at most 2 ULP off; a float64 sum of many terms may be off by more.
-APART = {np.dtype(dtype): 2.0 for dtype in FLOATS}
-APART_SUMS = {**APART, np.dtype(np.float64): 5.0}
-
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Any:
     with dask.config.set(scheduler="sync"):
         yield
-
-
-def assert_close(lazy: Any, expected: Any, apart: dict[Any, float] = APART) -> None:
-    assert isinstance(lazy, da.Array)
-    expected = np.asarray(expected)
-    assert lazy.shape == expected.shape
-    assert lazy.dtype == expected.dtype
-    got = np.asarray(lazy.compute())
-    assert got.shape == expected.shape
-    assert got.dtype == expected.dtype
-    if expected.dtype.kind in "iu":
-        np.testing.assert_array_equal(got, expected)
-    else:
-        assert ulps(got, exact(expected)).max(initial=0) <= apart[expected.dtype], (got, expected)
 
 
 @st.composite
@@ -382,33 +365,3 @@ def test_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "fastsoftmax.dask")
     with pytest.raises(ImportError, match=r"pip install 'fastsoftmax\[dask\]'"):
         import fastsoftmax.dask  # noqa: F401
-
-
-# -- with a cluster ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore")  # of distributed itself
-def test_two_worker_processes() -> None:
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2000, 300)).astype(np.float32) * 5
-    labels = rng.integers(0, 300, 2000)
-    with (
-        distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-        dask.config.set(scheduler=client),
-    ):
-        workers = client.scheduler_info()["workers"]
-        assert len(workers) == 2
-        pids = set(client.run(__import__("os").getpid).values())
-        assert len(pids) == 2
-        for chunks in ((500, 300), (500, 80)):
-            d = da.from_array(x, chunks=chunks)
-            assert_close(fsd.softmax(d), fs.softmax(x))
-            assert_close(fsd.logsumexp(d, where=d > 0), fs.logsumexp(x, where=x > 0))
-            assert_close(fsd.log_prob(d, labels), fs.log_prob(x, labels))
-            assert_close(fsd.cross_entropy(d, labels), fs.cross_entropy(x, labels))
-            assert_close(fsd.top_k(d, 3).indices, fs.top_k(x, 3).indices)
-        labels[1234] = 300
-        with pytest.raises(IndexError, match="labels: 300 of row 1234"):
-            fsd.cross_entropy(d, labels).compute()

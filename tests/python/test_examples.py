@@ -3,6 +3,7 @@
 import doctest
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,27 +16,48 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DIGITS = EXAMPLES / "digits"
 
-# What a script needs beyond NumPy and fastsoftmax; without it, its tests are skipped and say so.
-SCRIPTS = {
-    "worked_examples.py": (),
-    "train_softmax_regression.py": (),
-    "arrow_segments.py": ("pyarrow",),
-    "digits/make_logits.py": ("sklearn",),
+# What a script needs beyond the extra `test`; without it, its tests are skipped and say so.
+SCRIPTS: dict[str, str | None] = {
+    "worked_examples.py": None,
+    "train_softmax_regression.py": None,
+    "arrow_columns.py": None,
+    "polars_columns.py": None,
+    "xarray_labelled.py": None,
+    "joblib_batches.py": None,
+    "torch_tensors.py": "torch",
+    "torch_dataloader.py": "torch",
+    "jax_arrays.py": "jax",
+    "ray_map_batches.py": "ray",
+    "huggingface_datasets.py": "datasets",
+    "pyspark_map_in_arrow.py": "pyspark",
+    "digits/make_logits.py": None,
 }
-NEEDS_API = {
-    "train_softmax_regression.py": ("log_softmax", "log_softmax_vjp", "softmax_vjp", "cross_entropy"),
-    "arrow_segments.py": ("softmax_segments",),
+
+# What the recipes print, besides other things.
+RECIPES = {
+    "arrow_columns.py": ["2 + 2              0.731  0.269", "values read where Arrow keeps them: True"],
+    "polars_columns.py": [
+        "2 + 2              0.731  0.269",
+        "[[0.659, 0.242, 0.099], [0.333, 0.333, 0.333]]",
+    ],
+    "xarray_labelled.py": ["('class', 'y', 'x') dtype: float32", "sums to 1: True", "lazy: True same: True"],
+    "joblib_batches.py": ["5 batches", "the same bits as in one call: True"],
+    "torch_tensors.py": ["shared: True", "close to torch's: True", "in place: True", "sum to 1.00"],
+    "torch_dataloader.py": ["2 forked workers", "the same bits as in one call: True"],
+    "jax_arrays.py": ["shared: True", "close to JAX's: True", "stays: bfloat16", "gradient within jit: True"],
+    "ray_map_batches.py": ["1000 rows", "classes are those of the greatest logits: True"],
+    "huggingface_datasets.py": ["1000 rows with logits, probs", "the same bits as in one call: True"],
+    "pyspark_map_in_arrow.py": ["0 0.659  0.242  0.099", "1 -", "2 1.000", "3 0.500  0.500"],
 }
 
 
 def require(script: str) -> None:
     """Skip the test, with the reason, where this script cannot run."""
-    for name in SCRIPTS[script]:
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{script} needs {name}, which is not installed")
-    for name in NEEDS_API.get(script, ()):
-        if not hasattr(fs, name):
-            pytest.skip(f"{script} needs fastsoftmax.{name}, which is not there yet")
+    package = SCRIPTS[script]
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{script} needs {package}, which is not installed")
+    if package == "pyspark" and shutil.which("java") is None:
+        pytest.skip(f"{script} needs Java, which is not installed")
 
 
 def run(script: str, *args: str) -> str:
@@ -52,9 +74,10 @@ def run(script: str, *args: str) -> str:
     return done.stdout
 
 
-def load(script: str) -> ModuleType:
-    """Import a script that is no part of a package."""
+def load(script: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import a script that is no part of a package, but may import its neighbours."""
     require(script)
+    monkeypatch.syspath_prepend(EXAMPLES)
     path = EXAMPLES / script
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -96,14 +119,14 @@ def test_softmax_of_the_digits(logits: np.ndarray) -> None:
     np.testing.assert_allclose(probs, exact, rtol=2.5e-7)  # 2 ULP of float32
 
 
-def test_three_classes() -> None:
-    probs, best = load("worked_examples.py").three_classes()
+def test_three_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    probs, best = load("worked_examples.py", monkeypatch).three_classes()
     np.testing.assert_array_equal(probs.round(3), [0.659, 0.242, 0.099])
     assert best == 0
 
 
-def test_fruit() -> None:
-    shares = load("worked_examples.py").fruit_shares()
+def test_fruit(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = load("worked_examples.py", monkeypatch).fruit_shares()
     assert shares == {"apple": 27, "orange": 55, "banana": 4, "avocado": 14}
 
 
@@ -119,8 +142,8 @@ def test_worked_examples_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "digits/make_logits.py"])
-def test_doctests(script: str) -> None:
-    failed, tried = doctest.testmod(load(script))
+def test_doctests(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed, tried = doctest.testmod(load(script, monkeypatch))
     assert tried > 0
     assert failed == 0
 
@@ -133,22 +156,34 @@ def test_training_learns(loss: str) -> None:
     assert float(accuracy[1]) > 91
 
 
-def test_arrow_column() -> None:
-    printed = run("arrow_segments.py")
-    assert "0.731  0.269" in printed
-    assert "values read where Arrow keeps them: True" in printed
+@pytest.mark.parametrize("script", RECIPES)
+def test_recipe(script: str) -> None:
+    printed = run(script)
+    for text in RECIPES[script]:
+        assert text in printed
 
 
-def test_arrow_column_of_any_cut() -> None:
-    module = load("arrow_segments.py")
+def test_every_script_is_tested() -> None:
+    there = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
+    assert there == set(SCRIPTS)
+
+
+def test_arrow_columns_of_any_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("arrow_columns.py", monkeypatch)
     import pyarrow as pa
 
-    rows = [[0.0, 1.0], None, [], [3.0, 3.0, 3.0], [2.0]]
-    for kind in (pa.list_(pa.float64()), pa.large_list(pa.float32())):
+    ragged = [[0.0, 1.0], None, [], [3.0, 3.0, 3.0], [2.0]]
+    matrix = [[0.0, 1.0], None, [2.0, 2.0], [3.0, -3.0], [2.0, 0.5]]
+    for softmax, rows, kind in (
+        (module.softmax_list_column, ragged, pa.list_(pa.float64())),
+        (module.softmax_list_column, ragged, pa.large_list(pa.float32())),
+        (module.softmax_fixed_size_column, matrix, pa.list_(pa.float64(), 2)),
+        (module.softmax_fixed_size_column, matrix, pa.list_(pa.float32(), 2)),
+    ):
         column = pa.array(rows, type=kind)
         for start in range(len(rows) + 1):
             for stop in range(start, len(rows) + 1):
-                got = module.softmax_list_column(column[start:stop])
+                got = softmax(column[start:stop])
                 got.validate(full=True)
                 want = [None if row is None else fs.softmax(row).tolist() for row in rows[start:stop]]
                 assert len(got) == len(want)
@@ -158,6 +193,8 @@ def test_arrow_column_of_any_cut() -> None:
                         np.testing.assert_allclose(have, expected, rtol=1e-6)
     with pytest.raises(ValueError, match="1 values of the column are null"):
         module.softmax_list_column(pa.array([[1.0, None]]))
+    with pytest.raises(ValueError, match="1 values of the column are null"):
+        module.softmax_fixed_size_column(pa.array([[1.0, None]], type=pa.list_(pa.float64(), 2)))
 
 
 def test_make_logits_makes_them_again(tmp_path: Path, logits: np.ndarray, labels: np.ndarray) -> None:

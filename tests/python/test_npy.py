@@ -109,6 +109,7 @@ GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }"
         (header_bytes(GOOD.replace("'shape'", "'descr'")), "follow the format"),
         (header_bytes(GOOD.replace("}", "'x': 1}")), "follow the format"),
         (header_bytes(GOOD + "; import os"), "follow the format"),
+        (header_bytes(GOOD.rstrip() + "\r  "), "follow the format"),  # an IndentationError in NumPy
         (header_bytes("__import__('os').system('touch pwned')"), "follow the format"),
         (header_bytes(GOOD.replace("(3, 4)", "__import__('os').system('touch pwned')")), "'shape'"),
         (header_bytes("[" * 60000), "follow the format"),

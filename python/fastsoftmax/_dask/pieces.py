@@ -142,9 +142,13 @@ class Piece:
         depth = len(self.axes)
         classes, rows = self._x.shape[:depth], self._x.shape[depth:]
         state = self.turn(state).reshape(rows)
+        # One for all groups: Dask's workers give freed memory back at once, and to have it again costs more
+        # than what is computed in it.
+        scratch = np.empty(TILE)
         for group in blocks(rows, max(1, TILE // max(1, math.prod(classes)))):
             rows_of_group: Place = (*group, ...)
             columns = columns_of(state[rows_of_group].reshape(-1), self.result, self.threads)
+            columns.scratch = scratch
             yield columns, group, [(*place, *group) for place in blocks(classes, TILE)]
 
     def tile(self, place: Place) -> tuple[Array, Array | None]:
@@ -158,7 +162,7 @@ class Piece:
     def log_probabilities(self, columns: Columns, place: Place) -> tuple[F64, Array | None]:
         """Give the log-probabilities of a tile in float64, and its mask."""
         x, mask = self.tile(place)
-        out = np.empty(x.shape)
+        out = np.empty_like(x, np.float64)  # in the layout of x
         columns.log_softmax(x, out)
         return out, mask
 
@@ -222,12 +226,14 @@ def finish(x: Array, state: Array, where: Array | None, *, log: bool, **options:
     for columns, _, tiles in piece.groups(state):
         for place in tiles:
             part, mask = piece.tile(place)
-            out = np.empty(part.shape, piece.result)
+            target = turned[place]
+            direct = target.shape == part.shape
+            out = target if direct else np.empty(part.shape, piece.result)
             (columns.log_softmax if log else columns.softmax)(part, out)
             if mask is not None:
                 out[~mask] = -np.inf if log else 0
-            target = turned[place]
-            target[...] = out.reshape(target.shape)
+            if not direct:
+                target[...] = out.reshape(target.shape)
     return result
 
 

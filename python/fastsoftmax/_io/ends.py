@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,10 +12,10 @@ import numpy.typing as npt
 
 from .npy import InputFile, InputStream, NpyError
 from .operation import named_dtype
+from .pipeline import Region
 
 if TYPE_CHECKING:
     from .output import OutputFile, OutputStream
-    from .pipeline import Region
 
     Array = npt.NDArray[Any]
     Shape = tuple[int, ...]
@@ -112,6 +113,18 @@ def open_source(src: Any, input_dtype: Any, stack: contextlib.ExitStack) -> File
     if hasattr(src, "read"):
         return FileSource(stack.enter_context(InputStream(src)), input_dtype)
     raise TypeError(f"src must be a path, a binary file object or an array, not {type(src).__name__}")
+
+
+def load(src: Any, input_dtype: Any = None) -> Array:
+    """Read all of a .npy file or stream, for what needs it more than once, as carefully as `stream` does."""
+    with contextlib.ExitStack() as stack:
+        source = open_source(src, input_dtype, stack)
+        shape = source.shape[::-1] if source.reverse else source.shape
+        size = math.prod(shape)
+        buffer = np.empty(size * source.stored.itemsize, np.uint8)
+        values = source.read(Region(0, size), buffer).reshape(shape)
+        source.finish()
+        return values.T if source.reverse else values
 
 
 # -- where to ------------------------------------------------------------------------------------------------

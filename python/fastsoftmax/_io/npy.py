@@ -38,7 +38,7 @@ _VALUES = {
 }
 _COMMA = re.compile(rf"{_SPACE},{_SPACE}")
 _OPEN = re.compile(rf"[ \t]*\{{{_SPACE}")
-_CLOSE = re.compile(rf"{_SPACE}\}}{_SPACE}")
+_CLOSE = re.compile(rf"{_SPACE}\}}[ \t]*[\r\n]*")  # NumPy refuses a last line of blanks
 
 # The closed set of element types. Two-byte void is how numpy.save keeps bfloat16: '<V2' as ml_dtypes names
 # it, and '|V2' after a round trip through NumPy alone.

@@ -124,7 +124,7 @@ class Columns:
         self.result = result
         self.temperature = temperature
         self.threads = threads
-        self._wide: Array = np.empty(0)
+        self.scratch: Array = np.empty(0)  # for float64 results of a tile; grows as it must
 
     # -- pass 1 ----------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Columns:
     def _fold_by_kernel(self, x: Array) -> tuple[F64, F64, F64]:
         import fastsoftmax as fs
 
-        wide = self._scratch(x.shape)
+        wide = self._scratch(x)
         fs.log_softmax(
             x, 0, dtype=np.float64, temperature=self._row_temperature(), out=wide, threads=self.threads
         )
@@ -196,11 +196,11 @@ class Columns:
 
     # -- what the passes share -------------------------------------------------------------------------------
 
-    def _scratch(self, shape: tuple[int, ...]) -> Array:
-        size = shape[0] * shape[1]
-        if self._wide.size < size:
-            self._wide = np.empty(size)
-        return self._wide[:size].reshape(shape)
+    def _scratch(self, x: Array) -> Array:
+        """Give memory for float64 results in the layout of `x`: to write across costs three times as much."""
+        if self.scratch.size < x.size:
+            self.scratch = np.empty(x.size)
+        return self.scratch[: x.size].reshape(x.shape, order="F" if x.strides[0] < x.strides[1] else "C")
 
     def _row_temperature(self) -> Any:
         """Give the temperature as the functions want it: length 1 along the axis."""
@@ -280,7 +280,7 @@ class Columns:
         """Scale the tile's own softmax by the tile's share of the whole column."""
         import fastsoftmax as fs
 
-        wide = self._scratch(x.shape)
+        wide = self._scratch(x)
         fs.softmax(
             x, 0, dtype=np.float64, temperature=self._row_temperature(), out=wide, threads=self.threads
         )

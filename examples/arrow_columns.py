@@ -1,12 +1,13 @@
-"""Softmax within each list of an Arrow list column, without copying the values.
+"""Softmax within each list of an Arrow column, without copying the values.
 
 Search results, offers in an auction, answers to a question: every row has its own number of candidates, and
 Arrow keeps them as one flat array of values and one of offsets. ``softmax_segments`` takes just those two, so
-the column is read where it lies, and the result is again a column that shares its memory.
+the column is read where it lies, and the result is again a column that shares its memory. A column whose
+lists all have the same length (fixed_size_list) is a matrix, and ``softmax`` takes that.
 
 Run it (needs PyArrow)::
 
-    python examples/arrow_segments.py
+    python examples/arrow_columns.py
 """
 
 import fastsoftmax as fs
@@ -47,6 +48,32 @@ def softmax_list_column(column: pa.ListArray) -> pa.ListArray:
     whole = type(column).from_arrays
     nulls = column.is_null() if column.null_count else None
     return whole(pa.array(own_offsets), pa.array(probs), mask=nulls)
+
+
+def softmax_fixed_size_column(column: pa.FixedSizeListArray) -> pa.FixedSizeListArray:
+    """Softmax within each list of a fixed_size_list<float> column.
+
+    >>> logits = pa.array([[0.0, 0.0], None, [5.0, 5.0]], type=pa.list_(pa.float32(), 2))
+    >>> softmax_fixed_size_column(logits).to_pylist()
+    [[0.5, 0.5], None, [0.5, 0.5]]
+    >>> softmax_fixed_size_column(logits[2:]).to_pylist()
+    [[0.5, 0.5]]
+
+    Raises
+    ------
+    ValueError
+        If a value is null.
+    """
+    rows, classes = len(column), column.type.list_size
+    if nulls := column.flatten().null_count:  # flatten() leaves out null lists
+        raise ValueError(f"{nulls} values of the column are null; fill or drop them first")
+    # The buffer itself: what lies behind a null list counts as null, and to_numpy() would refuse that.
+    dtype = column.type.value_type.to_pandas_dtype()
+    flat = np.frombuffer(column.values.buffers()[1], dtype)
+    start = column.values.offset + column.offset * classes
+    probs = fs.softmax(flat[start : start + rows * classes].reshape(rows, classes))
+    nulls = column.is_null() if column.null_count else None
+    return pa.FixedSizeListArray.from_arrays(pa.array(probs.reshape(-1)), classes, mask=nulls)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ def array(t: Any) -> Array:
 
 
 def formulas(case: Case) -> list[Callable[..., Any]]:
-    """What to call: a function of the logits and of what else the case gives."""
+    """Give what to call: a function of the logits and of what else the case gives."""
     axis, k = case.axis, case.k
     softmax, log_softmax, lse = tf.nn.softmax, tf.nn.log_softmax, tf.reduce_logsumexp
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits  # (labels, logits), one value a row

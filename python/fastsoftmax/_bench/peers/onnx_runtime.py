@@ -22,7 +22,7 @@ Node = tuple[str, str, str] | tuple[str, str, str, dict[str, Any]]  # operator, 
 
 
 def graphs(case: Case) -> list[list[Node]]:
-    """The operators for a case, from `x` (and what else is given) to `y`."""
+    """Give the operators for a case, from `x` (and what else is given) to `y`."""
     axis = {"axis": case.axis}
     lse: Node = ("ReduceLogSumExp", "x axes", "lse", {"keepdims": 0})
     lse_kept: Node = ("ReduceLogSumExp", "x axes", "lse", {"keepdims": 1})

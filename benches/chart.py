@@ -6,9 +6,8 @@ import matplotlib as mpl
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
-
-from .peers import PEERS
-from .report import Row
+from fastsoftmax._bench.peers import PEERS
+from fastsoftmax._bench.report import Row
 
 OURS, OTHERS, INK, FAINT = "#1b5faa", "#a9b4c0", "#1c2530", "#6b7785"
 COLUMNS = 3

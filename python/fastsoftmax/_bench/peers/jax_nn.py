@@ -48,7 +48,7 @@ class InPlace:
 
 
 def formulas(case: Case) -> list[Callable[..., Any]]:
-    """What to jit: a function of the logits and of what else the case gives."""
+    """Give what to jit: a function of the logits and of what else the case gives."""
     axis, k = case.axis, case.k
     softmax, log_softmax, lse = jax.nn.softmax, jax.nn.log_softmax, jax.nn.logsumexp
 

@@ -11,7 +11,7 @@ from ..data import Array, Data
 
 
 def tensor(a: Array) -> Any:
-    """The same memory as a tensor; torch does not know bfloat16 as ml_dtypes gives it to NumPy."""
+    """Give the same memory as a tensor; torch does not know bfloat16 as ml_dtypes gives it to NumPy."""
     if a is None:
         return None
     if a.dtype.name == "bfloat16":

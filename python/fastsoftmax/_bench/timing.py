@@ -84,7 +84,7 @@ def race(field: dict[str, Way], peers: set[str], rounds: int) -> dict[str, dict[
 
 
 def fastest(ways: list[Way]) -> Way:
-    """The best of several ways to do the same, by three quick calls of each."""
+    """Give the best of several ways to do the same, by three quick calls of each."""
     if len(ways) == 1:
         return ways[0]
 

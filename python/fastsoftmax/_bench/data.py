@@ -44,7 +44,7 @@ def aligned(nbytes: int) -> Array:
 
 
 def named_dtype(name: str) -> Any:
-    """A dtype of NumPy, or bfloat16 of ml_dtypes (ImportError where that is not installed)."""
+    """Give a dtype of NumPy, or bfloat16 of ml_dtypes (ImportError where that is not installed)."""
     if name == "bfloat16":
         import ml_dtypes
 
@@ -126,7 +126,7 @@ class Check:
             self.expected = self._expected(data)
 
     def _cut(self, a: Array) -> Array:
-        """The chosen distributions of an array of x's number of dimensions, in float64."""
+        """Give the chosen distributions of an array of x's number of dimensions, in float64."""
         if a is None:
             raise TypeError("the case lacks an input")
         if self.other is None:

@@ -1,6 +1,6 @@
 """Measures a list of cases in one process, with one number of threads and one level.
 
-`versus.py` starts it with the environment already set, because libraries read theirs when they are imported,
+`run.py` starts it with the environment already set, because libraries read theirs when they are imported,
 and takes the results from a pipe, one JSON object a line, because libraries write what they like to stdout.
 """
 
@@ -33,7 +33,7 @@ def message(error: BaseException) -> str:
 
 
 def choose(ways: list[Way], check: Check, data: Data) -> tuple[Way | None, Figures]:
-    """The fastest way whose result is right; else none, and why."""
+    """Give the fastest way whose result is right; else none, and why."""
     right: list[Way] = []
     why: Figures = {"status": "cannot"}
     for way in ways:
@@ -75,7 +75,7 @@ def measure(case: Case, data: Data, ours: Ours, peers: dict[str, Any], threads: 
 
 
 def about(ours: Ours, peers: dict[str, Any]) -> Figures:
-    """What took part."""
+    """Say what took part."""
     info = dict(getattr(ours.module, "build_info", dict)())
     try:
         own_version = version("fastsoftmax")
@@ -94,11 +94,7 @@ def main(spec: Figures, report: TextIO) -> None:
 
     threads, rounds = spec["threads"], spec["rounds"]
     restrict_cpus(threads)
-    try:
-        ours = Ours()
-    except Exception as error:
-        say(fatal=message(error))
-        return
+    ours = Ours()
     peers: dict[str, Any] = {}
     for entry in peer_registry.installed(spec["peers"]):
         try:

@@ -87,7 +87,7 @@ FORCED_AVX2 = Goal((0.75, 0.75), 0)  # here the yardstick is the machine's own l
 
 
 def softmax_cases(op: str, size: int) -> list[Case]:
-    """The rows that softmax and log_softmax share. `size`: float32 elements of the large ones."""
+    """Give the rows that softmax and log_softmax share. `size`: float32 elements of the large ones."""
 
     def rows_of(n: int) -> tuple[int, int]:
         return max(1, size // n), n

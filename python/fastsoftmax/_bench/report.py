@@ -138,14 +138,15 @@ def time_text(ms: float | None) -> str:
 
 
 class Table:
-    """Prints rows as they come."""
+    """Prints rows as they come, with what they say of our goals if that is wanted."""
 
-    def __init__(self, titles: list[str], peers: list[str]) -> None:
+    def __init__(self, titles: list[str], peers: list[str], *, verdicts: bool) -> None:
+        self.verdicts = verdicts
         self.columns = [entry for entry in PEERS if entry.name in peers]
         self.width = max([len(t) for t in titles] + [4])
         self.group = ""
         heads = ["ours", "yardstick", "share", *(entry.title for entry in self.columns), "lead"]
-        print(f"{'case':{self.width}}" + "".join(f"{h:>11}" for h in heads) + "  verdict")
+        print(f"{'case':{self.width}}" + "".join(f"{h:>11}" for h in heads) + "  verdict" * verdicts)
 
     def show(self, row: Row) -> None:
         if row.case.group != self.group:
@@ -160,11 +161,11 @@ class Table:
                 time_text(ms) if ms is not None else str(row.figures.get(entry.name, {}).get("status", "-"))
             )
         line = f"{row.case.title:{self.width}}" + "".join(f"{c:>11}" for c in [*cells, lead])
-        print(f"{line}  {row.verdict()}", flush=True)
+        print(f"{line}  {row.verdict()}" if self.verdicts else line, flush=True)
 
 
 def machine() -> Figures:
-    """What the figures belong to."""
+    """Say what the figures belong to."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,1 +1,0 @@
-"""The parts of `versus.py`: what is measured, how, against whom, and how it is shown."""
