@@ -3,7 +3,8 @@
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "test data is rounded as it may be"
+    clippy::unwrap_used,
+    reason = "test data is rounded as it may be, and a test fails by what it unwraps"
 )]
 
 mod common;

@@ -188,7 +188,7 @@ fn fold_strip<S: Simd, T: Real>(
         *anchor = Anchor::new(of_lane(temperatures, lane), Shift { base: folds.base[lane], k: folds.k[lane] });
     }
     let exp = Exp::of_lanes(token, temperatures, &anchors);
-    folds.sum = match mode {
+    folds.sum = match mode.at::<S>() {
         Mode::Plain => sum::<S, T, { Mode::Plain as u8 }>(token, tile, strip, &exp),
         Mode::Clamped => sum::<S, T, { Mode::Clamped as u8 }>(token, tile, strip, &exp),
         Mode::General => sum::<S, T, { Mode::General as u8 }>(token, tile, strip, &exp),
@@ -262,7 +262,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
             undefined |= results.is_undefined();
         }
         let map = R::lanes(token, temperatures, results);
-        match mode {
+        match mode.at::<S>() {
             Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, tile, strip, map),
             Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, tile, strip, map),
             Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, tile, strip, map),

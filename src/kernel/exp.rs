@@ -26,7 +26,7 @@
 
 use super::double::{Double, power_of_two};
 use super::real::Real;
-use crate::simd::Vector;
+use crate::simd::{Simd, Vector};
 
 /// |max| / T up to which the power-of-two shift alone is enough.
 const SHIFT_LIMIT: f64 = 4096.0;
@@ -178,6 +178,14 @@ pub(crate) enum Mode {
     Clamped = 1,
     /// A temperature, a base, or both.
     General = 2,
+}
+
+impl Mode {
+    /// The mode that code is there for: the last, where it is to be small.
+    #[inline(always)]
+    pub(crate) fn at<S: Simd>(self) -> Self {
+        if S::COMPACT { Self::General } else { self }
+    }
 }
 
 /// The constants that do not change from element to element, a lane each.

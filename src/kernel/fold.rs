@@ -189,7 +189,7 @@ fn sum<S: Simd, T: Real, const KEEP: bool>(
     mode: Mode,
     ahead: usize,
 ) -> Sum<T::Vector<S>> {
-    match mode {
+    match mode.at::<S>() {
         Mode::Plain => sum_in_mode::<S, T, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
         Mode::Clamped => sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
         Mode::General => sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
@@ -314,22 +314,20 @@ impl<T: Real> Fold<T> {
 
 /// The most pieces that are folded together: what is done once for each takes longer than a short one itself, but
 /// several pieces' overlap.
-pub(crate) const PIECES: usize = 32;
+pub(crate) const PIECES: usize = 8;
 
-/// The same of a long row.
+/// The chunks of a long row that are folded together.
 const CHUNKS: usize = 2;
 
 /// Elements that are asked for ahead of what is kept.
 const KEPT_AHEAD: usize = 128;
 
-/// The most elements of pieces that are folded together: they must stay in the first cache.
-pub(crate) const BATCH: usize = 4 * CHUNK;
-
-/// Logits in pieces that each have a shift of their own, or all the `fixed` one of a [`Fold::retry`].
+/// Logits in at most [`PIECES`] pieces that each have a shift of their own, or all the `fixed` one of a
+/// [`Fold::retry`].
 ///
 /// Where `kept` is as long as `x`, each logit's p is left there for [`super::row`]; it is empty where the second read
 /// computes p again.
-struct Pieces<'a, T> {
+struct FoldPieces<'a, T: Real> {
     x: &'a [T],
     /// The elements of a piece: at most [`CHUNK`].
     len: usize,
@@ -337,65 +335,69 @@ struct Pieces<'a, T> {
     temperature: &'a Temperature<T>,
     fixed: Option<Shift<T>>,
     ahead: usize,
+    /// One for each piece.
+    folds: &'a mut [Fold<T>],
 }
 
-impl<T: Real> Pieces<'_, T> {
-    /// Folds each piece, at most `N` together, and hands the folds to `take` in order.
+impl<T: Real> Kernel for FoldPieces<'_, T> {
+    type Output = ();
+
     #[inline(always)]
-    fn fold<S: Simd, const N: usize>(self, token: S, take: impl FnMut(Fold<T>)) {
+    fn run<S: Simd>(self, token: S) {
         if self.kept.is_empty() {
-            self.fold_keeping::<S, N, false>(token, take);
+            self.fold_keeping::<S, false>(token);
         } else {
-            self.fold_keeping::<S, N, true>(token, take);
+            self.fold_keeping::<S, true>(token);
         }
     }
+}
 
+impl<T: Real> FoldPieces<'_, T> {
+    /// What is done once for each piece is done for all of them at a time.
     #[inline(always)]
-    fn fold_keeping<S: Simd, const N: usize, const KEEP: bool>(self, token: S, mut take: impl FnMut(Fold<T>)) {
-        let Self { x, len, kept, temperature, fixed, ahead } = self;
-        let empty = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
-        let batch = (BATCH / len).clamp(1, N);
-        for (index, x) in x.chunks(batch * len).enumerate() {
-            let kept = if KEEP { &mut kept[index * batch * len..][..x.len()] } else { &mut [] };
-            let mut parts = [empty; N];
-            for (part, x) in parts.iter_mut().zip(x.chunks(len)) {
-                part.extent = extent(token, x);
+    fn fold_keeping<S: Simd, const KEEP: bool>(self, token: S) {
+        let Self { x, len, kept, temperature, fixed, ahead, folds } = self;
+        for (fold, x) in folds.iter_mut().zip(x.chunks(len)) {
+            *fold = Fold { extent: extent(token, x), ..Fold::empty(base(fixed)) };
+        }
+        let nothing = Sum::<T::Vector<S>>::new(token).to_arrays();
+        let mut sums = [nothing; PIECES];
+        for (index, x) in x.chunks(len).enumerate() {
+            let fold = &mut folds[index];
+            let kept = if KEEP { &mut kept[index * len..][..x.len()] } else { &mut [] };
+            let max = fold.extent.max;
+            let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
+            if infinite || (fixed.is_none() && temperature.needs_base(max)) {
+                fold.nan = any_nan(x);
+                fold.skipped = if infinite { T::NEG_INFINITY } else { max };
+                // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
+                kept.fill(T::ZERO);
+                continue;
             }
-            let nothing = Sum::<T::Vector<S>>::new(token).to_arrays();
-            let mut sums = [nothing; N];
-            for (index, x) in x.chunks(len).enumerate() {
-                let part = &mut parts[index];
-                let kept = if KEEP { &mut kept[index * len..][..x.len()] } else { &mut [] };
-                let max = part.extent.max;
-                let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
-                if infinite || (fixed.is_none() && temperature.needs_base(max)) {
-                    part.nan = any_nan(x);
-                    part.skipped = if infinite { T::NEG_INFINITY } else { max };
-                    // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
-                    kept.fill(T::ZERO);
-                    continue;
-                }
-                let shift = match fixed {
-                    Some(shift) => shift,
-                    None => temperature.shift(max, T::ZERO),
-                };
-                let exp = Exp::new(token, temperature, shift);
-                part.partial.k = shift.k;
-                let mode = part.extent.mode(temperature, shift);
-                sums[index] = sum::<S, T, KEEP>(token, x, kept, &exp, mode, ahead).to_arrays();
-            }
-            for (part, sum) in parts.iter_mut().zip(&sums).take(x.len().div_ceil(len)) {
-                if part.partial.k > Partial::<T>::empty().k {
-                    part.partial.sum = total::<T::Vector<S>>(sum);
-                    part.nan = T::double(part.partial.sum).high.is_nan();
-                }
-                take(*part);
+            let shift = match fixed {
+                Some(shift) => shift,
+                None => temperature.shift(max, T::ZERO),
+            };
+            let exp = Exp::new(token, temperature, shift);
+            fold.partial.k = shift.k;
+            let mode = fold.extent.mode(temperature, shift);
+            sums[index] = sum::<S, T, KEEP>(token, x, kept, &exp, mode, ahead).to_arrays();
+        }
+        for (fold, sum) in folds.iter_mut().zip(&sums) {
+            if fold.partial.k > Partial::<T>::empty().k {
+                fold.partial.sum = total::<T::Vector<S>>(sum);
+                fold.nan = T::double(fold.partial.sum).high.is_nan();
             }
         }
     }
 }
 
-/// The fold of a block: at most [`BLOCK`] logits. For `kept` see [`Pieces`].
+/// The base that a shift has, or none.
+fn base<T: Real>(fixed: Option<Shift<T>>) -> T {
+    fixed.map_or(T::ZERO, |shift| shift.base)
+}
+
+/// The fold of a block: at most [`BLOCK`] logits. For `kept` see [`FoldPieces`].
 #[inline(always)]
 pub(crate) fn fold<S: Simd, T: Real>(
     token: S,
@@ -405,13 +407,16 @@ pub(crate) fn fold<S: Simd, T: Real>(
     fixed: Option<Shift<T>>,
     ahead: usize,
 ) -> Fold<T> {
-    let pieces = Pieces { x, len: CHUNK, kept, temperature, fixed, ahead };
-    token.call(FoldBlock { pieces })
+    token.call(FoldBlock { x, kept, temperature, fixed, ahead })
 }
 
 /// The arguments of [`fold`].
 struct FoldBlock<'a, T: Real> {
-    pieces: Pieces<'a, T>,
+    x: &'a [T],
+    kept: &'a mut [T],
+    temperature: &'a Temperature<T>,
+    fixed: Option<Shift<T>>,
+    ahead: usize,
 }
 
 impl<T: Real> Kernel for FoldBlock<'_, T> {
@@ -419,13 +424,22 @@ impl<T: Real> Kernel for FoldBlock<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let mut fold = Fold::empty(self.pieces.fixed.map_or(T::ZERO, |shift| shift.base));
-        self.pieces.fold::<S, CHUNKS>(token, |part| fold = fold.with(part));
+        let Self { x, kept, temperature, fixed, ahead } = self;
+        let mut fold = Fold::empty(base(fixed));
+        let mut folds = [fold; CHUNKS];
+        for (index, x) in x.chunks(CHUNKS * CHUNK).enumerate() {
+            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * CHUNKS * CHUNK..][..x.len()] };
+            let folds = &mut folds[..x.len().div_ceil(CHUNK)];
+            token.call(FoldPieces { x, len: CHUNK, kept, temperature, fixed, ahead, folds });
+            for part in folds {
+                fold = fold.with(*part);
+            }
+        }
         fold
     }
 }
 
-/// Several rows of `len` logits to fold, one after another in `x`. For `kept` see [`Pieces`].
+/// Rows of `len` logits to fold, at most [`PIECES`], one after another in `x`. For `kept` see [`FoldPieces`].
 pub(crate) struct FoldRows<'a, T: Real> {
     pub(crate) x: &'a [T],
     pub(crate) len: usize,
@@ -436,48 +450,23 @@ pub(crate) struct FoldRows<'a, T: Real> {
     pub(crate) folds: &'a mut [Fold<T>],
 }
 
-impl<T: Real> FoldRows<'_, T> {
-    /// Folds them.
-    #[inline(always)]
-    pub(crate) fn run<S: Simd>(self, token: S) {
-        let Self { x, len, kept, temperature, ahead, folds } = self;
-        let kept = if kept.is_empty() { kept } else { &mut kept[..x.len()] };
-        if len > CHUNK || folds.len() < 2 {
-            for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
-                *fold = fold_row(token, x, kept, temperature, ahead);
-            }
-            return;
-        }
-        let pieces = Pieces { x, len, kept: &mut *kept, temperature, fixed: None, ahead };
-        token.call(FoldShortRows { pieces, folds: &mut *folds });
-        for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
-            if fold.retry(temperature).is_some() {
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
-                *fold = fold_row(token, x, kept, temperature, 0);
-            }
-        }
-    }
-}
-
-/// Rows of at most a chunk.
-struct FoldShortRows<'a, T: Real> {
-    pieces: Pieces<'a, T>,
-    folds: &'a mut [Fold<T>],
-}
-
-impl<T: Real> Kernel for FoldShortRows<'_, T> {
+impl<T: Real> Kernel for FoldRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let mut folds = self.folds.iter_mut();
-        self.pieces.fold::<S, PIECES>(token, |part| {
-            if let Some(fold) = folds.next() {
-                // As a row of one chunk: the sum of nothing and of this.
-                *fold = Fold::empty(part.base).with(part);
+        let Self { x, len, kept, temperature, ahead, folds } = self;
+        let kept = if kept.is_empty() { kept } else { &mut kept[..x.len()] };
+        let short = len <= CHUNK;
+        if short {
+            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds });
+        }
+        for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
+            if !short || fold.retry(temperature).is_some() {
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
+                *fold = fold_row(token, x, kept, temperature, ahead);
             }
-        });
+        }
     }
 }
 
@@ -491,7 +480,7 @@ fn any_nan<T: Real>(x: &[T]) -> bool {
     any
 }
 
-/// The fold of a row of any length, read again where it must be. For `kept` see [`Pieces`].
+/// The fold of a row of any length, read again where it must be. For `kept` see [`FoldPieces`].
 #[inline(always)]
 pub(crate) fn fold_row<S: Simd, T: Real>(
     token: S,
@@ -500,20 +489,37 @@ pub(crate) fn fold_row<S: Simd, T: Real>(
     temperature: &Temperature<T>,
     ahead: usize,
 ) -> Fold<T> {
-    let mut fixed: Option<Shift<T>> = None;
-    loop {
-        let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift| shift.base));
-        for (index, x) in x.chunks(BLOCK).enumerate() {
-            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..x.len()] };
-            let pieces = Pieces { x, len: CHUNK, kept, temperature, fixed, ahead };
-            row = row.with(token.call(FoldBlock { pieces }));
-        }
-        if fixed.is_some() {
-            return row;
-        }
-        match row.retry(temperature) {
-            None => return row,
-            retry => fixed = retry,
+    token.call(FoldRow { x, kept, temperature, ahead })
+}
+
+/// The arguments of [`fold_row`].
+struct FoldRow<'a, T: Real> {
+    x: &'a [T],
+    kept: &'a mut [T],
+    temperature: &'a Temperature<T>,
+    ahead: usize,
+}
+
+impl<T: Real> Kernel for FoldRow<'_, T> {
+    type Output = Fold<T>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> Fold<T> {
+        let Self { x, kept, temperature, ahead } = self;
+        let mut fixed: Option<Shift<T>> = None;
+        loop {
+            let mut row = Fold::empty(base(fixed));
+            for (index, x) in x.chunks(BLOCK).enumerate() {
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..x.len()] };
+                row = row.with(fold(token, x, kept, temperature, fixed, ahead));
+            }
+            if fixed.is_some() {
+                return row;
+            }
+            match row.retry(temperature) {
+                None => return row,
+                retry => fixed = retry,
+            }
         }
     }
 }

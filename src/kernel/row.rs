@@ -131,13 +131,12 @@ impl<T: Real> Results<T> for Quotient<T> {
     }
 }
 
-/// The results of one row, to be written.
+/// The results of one row, to be written through the cache; past it see [`super::stream`].
 pub(crate) struct Write<'a, T: Real, R> {
     pub(crate) inputs: Inputs<'a, T>,
     pub(crate) out: &'a mut [T],
     pub(crate) temperature: &'a Temperature<T>,
     pub(crate) results: &'a R,
-    pub(crate) store: Store,
 }
 
 impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
@@ -145,16 +144,16 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { inputs, out, temperature, results, store } = self;
+        let Self { inputs, out, temperature, results } = self;
         if results.is_undefined() {
             out.fill(T::NAN);
             return;
         }
         let map = results.map(token, temperature);
-        match results.mode() {
-            Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map, store),
-            Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map, store),
-            Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map, store),
+        match results.mode().at::<S>() {
+            Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map),
+            Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map),
+            Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map),
         }
     }
 }
@@ -178,7 +177,7 @@ impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
             return;
         }
         let map = results.map(token, temperature);
-        match results.mode() {
+        match results.mode().at::<S>() {
             Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, kept, map),
             Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map),
             Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map),
@@ -206,46 +205,17 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
     inputs: Inputs<'_, T>,
     out: &mut [T],
     map: M,
-    store: Store,
 ) {
     if inputs.kept.is_empty() {
-        write_as::<S, T, M, MODE, false>(token, Inputs { kept: inputs.x, ..inputs }, out, map, store);
+        write_some::<S, T, M, MODE, false>(token, Inputs { kept: inputs.x, ..inputs }, out, map);
     } else {
-        write_as::<S, T, M, MODE, true>(token, inputs, out, map, store);
+        write_some::<S, T, M, MODE, true>(token, inputs, out, map);
     }
 }
 
+/// The same, where it is known whether p was kept; `inputs.kept` has to have the elements all the same.
 #[inline(always)]
-fn write_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
-    token: S,
-    inputs: Inputs<'_, T>,
-    out: &mut [T],
-    map: M,
-    store: Store,
-) {
-    let Inputs { x, kept } = inputs;
-    if store == Store::Cached {
-        write_cached::<S, T, M, MODE, KEPT>(token, inputs, out, map);
-        return;
-    }
-    // The lanes are independent here, so the vectors may begin where the lines of the output do.
-    let lanes = T::LANES;
-    let (head, lines, tail) = T::Vector::<S>::lines(out);
-    let (begin, end) = (head.len(), head.len() + lines.len() * lanes);
-    let part = |range: std::ops::Range<usize>| Inputs { x: &x[range.clone()], kept: &kept[range] };
-    let (first, middle, last) = (part(0..begin), part(begin..end), part(end..x.len()));
-    write_cached::<S, T, M, MODE, KEPT>(token, first, head, map);
-    for (index, line) in lines.iter_mut().enumerate() {
-        let at = index * lanes;
-        let p = T::Vector::<S>::load(token, &middle.kept[at..at + lanes]);
-        let x = T::Vector::<S>::load(token, &middle.x[at..at + lanes]);
-        map.apply::<MODE, KEPT>(x, p).stream(line);
-    }
-    write_cached::<S, T, M, MODE, KEPT>(token, last, tail, map);
-}
-
-#[inline(always)]
-pub(crate) fn write_cached<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
+fn write_some<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
     token: S,
     inputs: Inputs<'_, T>,
     out: &mut [T],

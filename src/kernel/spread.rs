@@ -147,7 +147,7 @@ pub(crate) fn spread<S: Simd, T: Real>(
     };
     let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
     let max = T::Vector::<S>::splat(token, max);
-    let sums = match extent.mode(temperature, shift) {
+    let sums = match extent.mode(temperature, shift).at::<S>() {
         Mode::Plain => sums::<S, T, { Mode::Plain as u8 }>(token, x, max, &exp, ahead),
         Mode::Clamped => sums::<S, T, { Mode::Clamped as u8 }>(token, x, max, &exp, ahead),
         Mode::General => sums::<S, T, { Mode::General as u8 }>(token, x, max, &exp, ahead),

@@ -45,6 +45,21 @@ impl<T: Real, R: Results<T>> Row<'_, T, R> {
     fn map<S: Simd>(&self, token: S) -> R::Map<S> {
         self.results.map(token, self.temperature)
     }
+
+    /// Writes elements that are no whole line.
+    #[inline(always)]
+    fn write_some<S: Simd>(&self, token: S, inputs: Inputs<'_, T>, out: &mut [T]) {
+        let (temperature, results) = (self.temperature, self.results);
+        token.call(row::Write { inputs, out, temperature, results });
+    }
+}
+
+/// Writes one row that is a stream of its own. For `kept` see [`WriteNext`].
+#[inline(always)]
+pub(crate) fn write<S: Simd, T: Real, R: Results<T>>(token: S, x: &[T], out: &mut [T], kept: &[T], row: Row<'_, T, R>) {
+    let elements = 0..x.len();
+    let stream = &mut Stream::new(x, out);
+    token.call(WriteNext { stream, elements, kept, row, before: None });
 }
 
 /// The stream's next row, of at least `LANES` elements unless it is the only one.
@@ -79,7 +94,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let begun = self.stream.written < self.elements.start;
         self.before = self.before.filter(|_| begun);
         let mode = self.before.map_or(Mode::Plain, |row| row.results.mode()).max(self.row.results.mode());
-        if self.row.results.is_undefined() || mode == Mode::General {
+        if self.row.results.is_undefined() || mode.at::<S>() == Mode::General {
             self.write_in_mode::<S, KEPT, { Mode::General as u8 }>(token);
         } else {
             // (The instruction that this mode has more than the plain one costs less than a third copy of the code.)
@@ -93,14 +108,15 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let Stream { x, out, written } = stream;
         let (start, end, lanes) = (elements.start, elements.end, T::LANES);
         let kept_from = |at: usize| if KEPT { &kept[at + lanes - start..] } else { &x[at..] };
-        // Elements that are no whole line of their own.
-        let write_some = |out: &mut [T], some: Range<usize>, row: Row<'_, T, R>| {
-            let inputs = Inputs { x: &x[some.clone()], kept: &kept_from(some.start)[..some.len()] };
-            row::write_cached::<S, T, _, MODE, KEPT>(token, inputs, &mut out[some], row.map(token));
+        // What elements that are no whole line of their own are computed from.
+        let inputs = |some: Range<usize>| {
+            let kept = if KEPT { &kept_from(some.start)[..some.len()] } else { &[] };
+            Inputs { x: &x[some], kept }
         };
         if row.results.is_undefined() {
             if let Some(before) = before {
-                write_some(out, *written..start, before);
+                let some = *written..start;
+                before.write_some(token, inputs(some.clone()), &mut out[some]);
             }
             out[elements].fill(T::NAN);
             *written = end;
@@ -121,7 +137,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
             *written += lanes;
         } else if past != 0 {
             let stop = end.min(start + lanes - past);
-            write_some(out, start..stop, row);
+            row.write_some(token, inputs(start..stop), &mut out[start..stop]);
             *written = stop;
         }
 
@@ -138,7 +154,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         *written = at;
         // The next row completes the line, if it reaches as far.
         if at < end && at + lanes > x.len() {
-            write_some(out, at..end, row);
+            row.write_some(token, inputs(at..end), &mut out[at..end]);
             *written = end;
         }
     }

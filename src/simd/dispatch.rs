@@ -38,5 +38,5 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
         }
         _ => {}
     }
-    kernel.run(portable::Portable)
+    portable::Portable.call(kernel)
 }

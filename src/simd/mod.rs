@@ -38,6 +38,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// 8 lanes of float64.
     type F64: Vector<Scalar = f64, Token = Self>;
 
+    /// Whether small code counts more than speed at this level.
+    const COMPACT: bool = false;
+
     /// Runs a kernel as a function of its own that is compiled for this level.
     ///
     /// What is `#[inline(always)]` is compiled again wherever it is used; a loop that many callers share belongs

@@ -10,6 +10,7 @@ use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::row::{self, Inputs, Results, Store};
+use crate::kernel::stream;
 use crate::memory::{Compute, Cut, Part, Target, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -176,10 +177,14 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         if self.blocks.lent && self.part.lends::<C>() {
             let x = reader.source.row(row, elements.clone());
             let out = self.part.row(row, elements);
-            let inputs = Inputs { x, kept: &[] };
-            let (temperature, results, store) = (self.temperature, self.folded, self.store);
-            token.call(row::Write { inputs, out, temperature, results, store });
-            token.fence();
+            let (temperature, results) = (self.temperature, self.folded);
+            if self.store == Store::Streaming {
+                stream::write(token, x, out, &[], stream::Row { temperature, results });
+                token.fence();
+            } else {
+                let inputs = Inputs { x, kept: &[] };
+                token.call(row::Write { inputs, out, temperature, results });
+            }
             return Ok(());
         }
         let mut data = scratch(elements.len())?;

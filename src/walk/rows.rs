@@ -99,30 +99,14 @@ impl<C: Compute> Reader<'_, C> {
     /// The fold of a row by way of `scratch`, which has room for a block. For `kept` see [`fold::fold`].
     #[inline(always)]
     pub(super) fn fold<S: Simd>(
-        &self,
+        self,
         token: S,
         row: usize,
         temperature: &Temperature<C>,
         scratch: &mut [C],
         kept: &mut [C],
     ) -> Fold<C> {
-        let mut fixed = None;
-        loop {
-            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
-            for block in self.blocks() {
-                let data = &mut scratch[..block.len()];
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[block.clone()] };
-                self.read(row, block, data);
-                fold = fold.with(fold::fold(token, data, kept, temperature, fixed, 0));
-            }
-            if fixed.is_some() {
-                return fold;
-            }
-            match fold.retry(temperature) {
-                None => return fold,
-                retry => fixed = retry,
-            }
-        }
+        token.call(FoldCopied { reader: self, row, temperature, scratch, kept })
     }
 
     /// The fold of a row without the logits that equal `max`.
@@ -148,6 +132,41 @@ impl<C: Compute> Reader<'_, C> {
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let len = self.len;
         (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
+    }
+}
+
+/// The arguments of [`Reader::fold`].
+struct FoldCopied<'r, 'a, C: Compute> {
+    reader: Reader<'a, C>,
+    row: usize,
+    temperature: &'r Temperature<C>,
+    scratch: &'r mut [C],
+    kept: &'r mut [C],
+}
+
+impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
+    type Output = Fold<C>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> Fold<C> {
+        let Self { reader, row, temperature, scratch, kept } = self;
+        let mut fixed = None;
+        loop {
+            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
+            for block in reader.blocks() {
+                let data = &mut scratch[..block.len()];
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[block.clone()] };
+                reader.read(row, block, data);
+                fold = fold.with(fold::fold(token, data, kept, temperature, fixed, 0));
+            }
+            if fixed.is_some() {
+                return fold;
+            }
+            match fold.retry(temperature) {
+                None => return fold,
+                retry => fixed = retry,
+            }
+        }
     }
 }
 
@@ -178,12 +197,17 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
         let rows = self.part.rows.clone();
         if self.lent && !self.in_place && self.dense {
             self.lent(token, rows);
-        } else if self.lent && !self.in_place {
-            rows.for_each(|row| self.lent(token, row..row + 1));
-        } else if self.lent {
-            rows.for_each(|row| self.in_place(token, row));
         } else {
-            rows.for_each(|row| self.copied(token, row));
+            // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.
+            for row in rows {
+                if !self.lent {
+                    self.copied(token, row);
+                } else if self.in_place {
+                    self.in_place(token, row);
+                } else {
+                    self.lent(token, row..row + 1);
+                }
+            }
         }
         token.fence();
     }
@@ -236,7 +260,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 ahead: AHEAD,
                 folds: &mut folds[..group.count],
             };
-            fold.run(token);
+            token.call(fold);
             for (index, fold) in folds.iter().enumerate().take(group.count) {
                 group.results[index] = reader.results::<F, S>(token, first + index, fold, &group.temperature);
             }
@@ -251,7 +275,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                     let (x, out) = stream.row(elements);
                     let inputs = Inputs { x, kept: kept.get(C::LANES..).unwrap_or_default() };
                     let stream::Row { temperature, results } = row;
-                    token.call(row::Write { inputs, out, temperature, results, store: self.store });
+                    token.call(row::Write { inputs, out, temperature, results });
                 }
             }
             if !self.kept.is_empty() {

@@ -14,6 +14,7 @@ use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::row::{self, Inputs, Store};
+use crate::kernel::stream;
 use crate::memory::{Compute, Part, Scratch, Source, Target, View, ViewMut, reserve, scratch};
 use crate::options::{self, Options};
 use crate::shape::{self, Axis, OPERANDS, Plan, display};
@@ -210,7 +211,7 @@ fn short<F: Function, C: Compute>(
             store,
             part,
             scratch: scratch(if lent { 0 } else { room.min(BLOCK) })?,
-            kept: scratch(if F::KEEPS { longest.min(KEPT) } else { 0 })?,
+            kept: scratch(C::LANES + if F::KEEPS { longest.min(KEPT) } else { 0 })?,
             function: PhantomData,
         };
         dispatch(call.level, segments);
@@ -233,7 +234,7 @@ struct Segments<'a, F, C: Compute> {
     part: Part<'a>,
     /// Room for a block, where segments are not lent.
     scratch: Scratch<C>,
-    /// Room for what the fold of a segment keeps, or nothing.
+    /// Room for what the fold of a segment keeps, after `LANES` elements.
     kept: Scratch<C>,
     function: PhantomData<F>,
 }
@@ -290,13 +291,19 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
     #[inline(always)]
     fn lent<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
         let keeps = Self::keeps(elements.len());
-        let kept = &mut self.kept[..keeps];
+        let kept = &mut self.kept[C::LANES..][..keeps];
         let x = self.source.row::<C>(0, elements.clone());
         let fold = fold::fold_row(token, x, kept, temperature, AHEAD);
         let results = &self.results(token, &fold, &elements, temperature);
-        let inputs = Inputs { x: self.source.row::<C>(0, elements.clone()), kept: &self.kept[..keeps] };
+        let x = self.source.row::<C>(0, elements.clone());
         let out = self.part.row(0, elements);
-        token.call(row::Write { inputs, out, temperature, results, store: self.store });
+        if self.store == Store::Streaming {
+            let kept = if keeps == 0 { &[] } else { &self.kept[..C::LANES + keeps] };
+            stream::write(token, x, out, kept, stream::Row { temperature, results });
+        } else {
+            let inputs = Inputs { x, kept: &self.kept[C::LANES..][..keeps] };
+            token.call(row::Write { inputs, out, temperature, results });
+        }
     }
 
     /// A segment that gives way to its own results.

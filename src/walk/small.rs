@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::is_extreme;
 use crate::kernel::fold;
-use crate::kernel::row::{self, Inputs, Store};
+use crate::kernel::row::{self, Inputs};
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::{self, Options, check_temperature, check_threads};
 use crate::shape::Axis;
@@ -84,7 +84,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
             };
             let results = F::row(token, &fold, &temperature, &rest);
             let inputs = Inputs { x, kept: &[] };
-            token.call(row::Write { inputs, out, temperature: &temperature, results: &results, store: Store::Cached });
+            token.call(row::Write { inputs, out, temperature: &temperature, results: &results });
         }
     }
 }

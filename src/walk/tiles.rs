@@ -103,6 +103,11 @@ impl<'a, C: Compute> Tiles<'a, C> {
     /// The folds of `lanes` rows from `first` on. The logits are in working memory afterwards, if a tile has whole rows.
     #[inline(always)]
     pub(super) fn fold<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
+        token.call(FoldTile { tiles: self, first, lanes });
+    }
+
+    #[inline(always)]
+    fn fold_inlined<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
         let step = if self.whole { len } else { CHUNK };
         let count = lanes.div_ceil(C::LANES);
@@ -122,12 +127,12 @@ impl<'a, C: Compute> Tiles<'a, C> {
                         let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
                         let folds = column::fold(token, &self.data, strip, self.temperatures(index), shifts);
                         // As `fold::fold_row`: chunks make blocks, and blocks make the row.
-                        if at % BLOCK == 0 {
+                        if at.is_multiple_of(BLOCK) {
                             self.blocks[index] = folds;
                         } else {
                             self.blocks[index].add(&folds);
                         }
-                        if at + CHUNK < len && (at + CHUNK) % BLOCK != 0 {
+                        if at + CHUNK < len && !(at + CHUNK).is_multiple_of(BLOCK) {
                             continue;
                         }
                         if at < BLOCK {
@@ -172,6 +177,22 @@ impl<'a, C: Compute> Tiles<'a, C> {
             mask.exclude_tile(tile, &mut self.data, C::NEG_INFINITY);
         }
         tile
+    }
+}
+
+/// The arguments of [`Tiles::fold`].
+struct FoldTile<'t, 'a, C: Compute> {
+    tiles: &'t mut Tiles<'a, C>,
+    first: usize,
+    lanes: usize,
+}
+
+impl<C: Compute> Kernel for FoldTile<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        self.tiles.fold_inlined(token, self.first, self.lanes);
     }
 }
 
