@@ -20,6 +20,9 @@
 //! initialisation of the epoch collector below rayon's deques. Should a fork catch one of them held, the child's
 //! workers never come, and as nobody waits for them, its callers do the work alone.
 
+#[cfg(target_os = "linux")]
+mod placement;
+
 use std::any::Any;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -353,6 +356,8 @@ struct Home {
 #[derive(Default)]
 struct State {
     pool: Option<Arc<ThreadPool>>,
+    #[cfg(target_os = "linux")]
+    placement: Arc<placement::Placement>,
     /// When the system last refused a thread.
     refused: Option<Instant>,
     /// The calls that workers may enter, oldest first.
@@ -427,6 +432,8 @@ impl Home {
     fn open(&'static self, call: Arc<Call>, helpers: usize) {
         let mut state = lock(&self.state);
         state.grow(helpers);
+        #[cfg(target_os = "linux")]
+        state.placement.keep_off_this_cpu();
         state.calls.push(call);
         drop(state);
         self.summon();
@@ -481,9 +488,20 @@ impl State {
         while wanted > size {
             // A rayon pool cannot grow. The old one ends its threads when they have no more to do.
             let name = |index| format!("fastsoftmax-{index}");
-            let builder = ThreadPoolBuilder::new().num_threads(wanted);
-            if let Ok(pool) = builder.thread_name(name).build() {
+            let builder = ThreadPoolBuilder::new().num_threads(wanted).thread_name(name);
+            #[cfg(target_os = "linux")]
+            let placement = Arc::<placement::Placement>::default();
+            #[cfg(target_os = "linux")]
+            let builder = {
+                let placement = Arc::clone(&placement);
+                builder.start_handler(move |_| placement.register())
+            };
+            if let Ok(pool) = builder.build() {
                 self.pool = Some(Arc::new(pool));
+                #[cfg(target_os = "linux")]
+                {
+                    self.placement = placement;
+                }
                 return;
             }
             self.refused = Some(Instant::now());
