@@ -9,14 +9,14 @@
 //! - `real`, `double`: the two compute types, and numbers of twice the precision.
 //! - `exp`: the exponential of a logit as s * (1 + p). `log`, `log_row`: logarithms
 //!   of sums, and log-probabilities.
-//! - `fold`: extremes and sums in a fixed order. `row`: rows that lie in memory one element after another.
+//! - `fold`: extremes and sums in a fixed order. `row`: rows that lie in memory one element after another. `stream`:
+//!   the same past the cache, in whole lines.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
 //!
-//! The exponential is computed twice rather than stored: on every machine measured, the second computation is
-//! cheaper than the traffic of a scratch row beyond the first cache, and the quotient is then rounded once
-//! (`benches/README.md` has the figures).
+//! Of an exponential only p is kept for the second read, and only for rows that stay in the second cache: longer ones
+//! compute it again. Either way the quotient is rounded once (`benches/README.md` has the figures).
 //!
 //! No unsafe code, no instruction set by name, no threads, no Python.
 
