@@ -380,12 +380,22 @@ fn is_direct<T: Element>(view: &View<'_>, plan: &Plan, operand: usize) -> bool {
         && plan.outer.iter().all(|dim| aligned(dim.strides[operand]))
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Whether calls of this thread take every result for larger than the cache: tests of that need not be as large.
+    pub(crate) static HAS_NO_CACHE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// The size of a last cache where the system does not say.
 const USUAL_LAST: usize = 32 << 20;
 
 /// Whether results of so many bytes would not stay in the last cache anyway, so that they are best written past it.
 pub(crate) fn exceeds_last_cache(bytes: usize) -> bool {
     static LAST: OnceLock<usize> = OnceLock::new();
+    #[cfg(test)]
+    if HAS_NO_CACHE.get() {
+        return true;
+    }
     bytes / 3 * 4 >= *LAST.get_or_init(|| last_cache().unwrap_or(USUAL_LAST))
 }
 

@@ -8,6 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::arg::{self, Mask, Threads};
 use super::error::panicked;
 use crate::error::Result;
 use crate::memory::View;
@@ -20,11 +21,25 @@ use crate::options::{Options, Temperature};
 const DETACH_ELEMENTS: usize = 16 * 1024;
 
 /// The options of a call, without the interrupt check, which belongs to the thread that makes the call.
-#[derive(Default)]
 pub(super) struct Settings<'a> {
-    pub(super) temperature: Temperature<'a>,
-    pub(super) mask: Option<View<'a>>,
-    pub(super) threads: Option<usize>,
+    temperature: Temperature<'a>,
+    mask: Option<View<'a>>,
+    threads: Option<usize>,
+}
+
+impl<'a> Settings<'a> {
+    /// From the arguments that a function has of these.
+    pub(super) fn new(
+        temperature: Option<&'a arg::Temperature<'_>>,
+        mask: Option<&'a Mask<'_>>,
+        threads: Option<Threads>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            temperature: temperature.map(arg::Temperature::view).transpose()?.unwrap_or_default(),
+            mask: mask.map(Mask::view).transpose()?,
+            threads: threads.map(|threads| threads.0),
+        })
+    }
 }
 
 /// Calls `operation`, which works on `elements` elements.

@@ -9,7 +9,9 @@ use pyo3::types::PyDict;
 use super::VERSION;
 use super::arg::{Array, FloatType, Mask, Output, Temperature, Threads};
 use super::call::{Settings, call};
-use crate::memory::View;
+use crate::error::Result;
+use crate::memory::{View, ViewMut};
+use crate::options::Options;
 use crate::shape::Axis;
 use crate::simd::Level;
 use crate::yardstick::{Yardstick, yardstick};
@@ -32,16 +34,8 @@ pub(super) fn softmax<'py>(
     out: Option<Output<'py>>,
     threads: Option<Threads>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let logits = x.view("x")?;
-    let mut out = output(&x, &logits, dtype, out)?;
-    let settings = Settings {
-        temperature: temperature.view()?,
-        mask: r#where.as_ref().map(Mask::view).transpose()?,
-        threads: threads.map(|threads| threads.0),
-    };
-    let mut result = out.view()?;
-    call(py, logits.size(), settings, |options| ops::softmax::run(&logits, &mut result, &axis, options))?;
-    Ok(out.into_object())
+    let settings = Settings::new(Some(&temperature), r#where.as_ref(), threads)?;
+    probabilities(py, &x, &axis, settings, dtype, out, ops::softmax::run)
 }
 
 #[doc = include_str!("doc/log_softmax.rst")]
@@ -61,15 +55,26 @@ pub(super) fn log_softmax<'py>(
     out: Option<Output<'py>>,
     threads: Option<Threads>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let settings = Settings::new(Some(&temperature), r#where.as_ref(), threads)?;
+    probabilities(py, &x, &axis, settings, dtype, out, ops::log_softmax::run)
+}
+
+type Function = fn(&View<'_>, &mut ViewMut<'_>, &Axis, &Options<'_>) -> Result<()>;
+
+/// What both functions whose result has the logits' shape do with their arguments.
+fn probabilities<'py>(
+    py: Python<'py>,
+    x: &Array<'py>,
+    axis: &Axis,
+    settings: Settings<'_>,
+    dtype: Option<FloatType>,
+    out: Option<Output<'py>>,
+    run: Function,
+) -> PyResult<Bound<'py, PyAny>> {
     let logits = x.view("x")?;
-    let mut out = output(&x, &logits, dtype, out)?;
-    let settings = Settings {
-        temperature: temperature.view()?,
-        mask: r#where.as_ref().map(Mask::view).transpose()?,
-        threads: threads.map(|threads| threads.0),
-    };
+    let mut out = output(x, &logits, dtype, out)?;
     let mut result = out.view()?;
-    call(py, logits.size(), settings, |options| ops::log_softmax::run(&logits, &mut result, &axis, options))?;
+    call(py, logits.size(), settings, |options| run(&logits, &mut result, axis, options))?;
     Ok(out.into_object())
 }
 
@@ -164,7 +169,7 @@ pub(super) fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pyfunction]
 #[pyo3(signature = (elements, /))]
 pub(super) fn _panic(py: Python<'_>, elements: usize) -> PyResult<()> {
-    call(py, elements, Settings::default(), |_| panic!("a test asked for this panic"))
+    call(py, elements, Settings::new(None, None, None)?, |_| panic!("a test asked for this panic"))
 }
 
 /// Copy or read float32 arrays as fast as this machine can, for the benchmarks to measure against.

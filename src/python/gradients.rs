@@ -65,7 +65,7 @@ fn product<'py>(
         None => Output::like(forward, &values.shape, wider(values.dtype, grad.dtype))?,
         Some(out) => out.check(None)?,
     };
-    let settings = Settings { threads: threads.map(|threads| threads.0), ..Settings::default() };
+    let settings = Settings::new(None, None, threads)?;
     let mut result = out.view()?;
     call(py, values.size(), settings, |options| run(&values, &grad, &mut result, axis, options))?;
     Ok(out.into_object())
@@ -107,7 +107,7 @@ pub(super) fn softmax_segments<'py>(
         None => Output::like(&values, &logits.shape, asked.unwrap_or(logits.dtype.result()))?,
         Some(out) => out.check(asked)?,
     };
-    let settings = Settings { temperature: temperature.view()?, mask: None, threads: threads.map(|threads| threads.0) };
+    let settings = Settings::new(Some(&temperature), None, threads)?;
     let mut result = out.view()?;
     // A segment costs something even where it is empty.
     let work = logits.size() + offsets.size();

@@ -89,11 +89,7 @@ pub(super) fn logsumexp<'py>(
     let reduced = Reduced::new(&logits, &axis, keepdims)?;
     let is_given = out.is_some();
     let mut out = reduced.output(py, &logits, dtype, out)?;
-    let settings = Settings {
-        mask: r#where.as_ref().map(Mask::view).transpose()?,
-        threads: threads.map(|threads| threads.0),
-        ..Settings::default()
-    };
+    let settings = Settings::new(None, r#where.as_ref(), threads)?;
     let mut result = reduced.view(&mut out)?;
     call(py, logits.size(), settings, |options| ops::logsumexp::run(&logits, &mut result, &axis, options))?;
     if is_given { Ok(out.into_object()) } else { out.into_scalar() }
@@ -127,11 +123,7 @@ pub(super) fn log_prob<'py>(
     let reduced = Reduced::new(&logits, &axis, false)?;
     let index = reduced.spread(&index, "index")?;
     let mut out = reduced.output(py, &logits, dtype, out)?;
-    let settings = Settings {
-        temperature: temperature.view()?,
-        mask: r#where.as_ref().map(Mask::view).transpose()?,
-        threads: threads.map(|threads| threads.0),
-    };
+    let settings = Settings::new(Some(&temperature), r#where.as_ref(), threads)?;
     let mut result = reduced.view(&mut out)?;
     call(py, logits.size(), settings, |options| ops::log_prob::run(&logits, &index, &mut result, &axis, options))?;
     Ok(out.into_object())
@@ -162,7 +154,7 @@ pub(super) fn cross_entropy<'py>(
     let (labels, soft) = targets(&labels.view("labels")?, &logits, &reduced)?;
     let weight = weight.as_ref().map(|weight| weight.view("weight")).transpose()?;
     let targets = Targets { labels, soft, weight, ignore_index, label_smoothing };
-    let settings = Settings { temperature: temperature.view()?, mask: None, threads: threads.map(|threads| threads.0) };
+    let settings = Settings::new(Some(&temperature), None, threads)?;
     let dtype = logits.dtype.result();
     if reduction == Summary::None {
         let mut out = Output::new(py, &reduced.shape, dtype)?;
@@ -208,11 +200,7 @@ pub(super) fn entropy<'py>(
     let logits = logits.view("logits")?;
     let reduced = Reduced::new(&logits, &axis, false)?;
     let mut out = reduced.output(py, &logits, dtype, None)?;
-    let settings = Settings {
-        temperature: temperature.view()?,
-        mask: r#where.as_ref().map(Mask::view).transpose()?,
-        threads: threads.map(|threads| threads.0),
-    };
+    let settings = Settings::new(Some(&temperature), r#where.as_ref(), threads)?;
     let mut result = reduced.view(&mut out)?;
     call(py, logits.size(), settings, |options| ops::entropy::run(&logits, &mut result, &axis, options))?;
     Ok(out.into_object())
@@ -255,11 +243,7 @@ pub(super) fn top_k<'py>(
     }
     let mut values = Output::new(py, &shape, dtype.map_or(logits.dtype.result(), |dtype| dtype.0))?;
     let mut indices = Output::new(py, &shape, DType::I64)?;
-    let settings = Settings {
-        temperature: temperature.view()?,
-        mask: r#where.as_ref().map(Mask::view).transpose()?,
-        threads: threads.map(|threads| threads.0),
-    };
+    let settings = Settings::new(Some(&temperature), r#where.as_ref(), threads)?;
     let (mut to, mut places) = (values.view()?, indices.view_of_indices()?);
     call(py, logits.size(), settings, |options| {
         ops::top_k::run(&logits, k, &mut to, &mut places, &axis, log, options)

@@ -174,7 +174,6 @@ impl Simd for Portable {
     // On x86-64 for processors older than 2013.
     const COMPACT: bool = cfg!(target_arch = "x86_64");
 
-    #[cold]
     #[inline(never)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::rows::Reader;
+use super::rows::{AHEAD, Reader};
 use super::{Call, Function, Interrupt, OUT, share};
 use crate::error::Result;
 use crate::kernel::Temperature;
@@ -22,9 +22,6 @@ pub(super) const INTERRUPTIBLE: usize = 1 << 22;
 
 /// The blocks whose folds are kept until they can be added up in order: bounded memory for a row of any length.
 const WAVE: usize = 4096;
-
-/// Elements that are asked for ahead of the sum.
-const AHEAD: usize = 2048;
 
 pub(super) fn run<F: Function, C: Compute>(
     call: &Call<'_>,

@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::rows::Reader;
+use super::rows::{AHEAD, Reader};
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::element::DType;
 use crate::error::{Error, Result};
@@ -23,9 +23,6 @@ use crate::simd::{Kernel, Simd, dispatch};
 /// The outputs' numbers in the plan; there are no labels here.
 const VALUES: usize = OUT;
 const INDICES: usize = LABELS;
-
-/// Elements that are asked for ahead, in the same row.
-const AHEAD: usize = 2048;
 
 /// Elements from one lane of a tile to the next, once it lies row by row: not a power of two, of which a cache could
 /// keep few.

@@ -385,3 +385,6 @@ fn share(
     })?;
     failure.into_inner().map_or(Ok(()), Err)
 }
+
+#[cfg(test)]
+mod tests;

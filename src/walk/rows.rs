@@ -25,8 +25,10 @@ fn group(len: usize) -> usize {
 /// The longest row of which p is kept for the second read: it must stay in the second cache, with the row itself.
 /// Longer ones compute it again.
 pub(super) const KEPT: usize = 40_000;
+// Rows of more than one block keep nothing, so that what is kept need not be cut into blocks.
+const _: () = assert!(KEPT <= BLOCK);
 
-/// Elements that are asked for ahead of the sum, in the same row.
+/// Elements that are asked for ahead of the sum.
 pub(super) const AHEAD: usize = 2048;
 
 pub(super) fn run<F: Function, C: Compute>(
@@ -180,7 +182,7 @@ struct Rows<'a, F, C: Compute> {
     part: Part<'a>,
     /// Room for a block, where rows are not lent.
     scratch: Scratch<C>,
-    /// Whether they lie one after another.
+    /// Whether they are, not in place, and lie one after another.
     dense: bool,
     /// The rows that are folded together: the most, where they lie one after another and share a temperature.
     group: usize,
@@ -195,7 +197,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     #[inline(always)]
     fn run<S: Simd>(mut self, token: S) {
         let rows = self.part.rows.clone();
-        if self.lent && !self.in_place && self.dense {
+        if self.dense {
             self.lent(token, rows);
         } else {
             // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.

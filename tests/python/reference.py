@@ -77,3 +77,51 @@ def assert_same(result: NDArray[Any], expected: ArrayLike) -> None:
 def bits(result: NDArray[Any]) -> bytes:
     """Give the bits of the elements in C order and native byte order, to compare results exactly."""
     return result.astype(result.dtype.newbyteorder("=")).tobytes()
+
+
+Axis = int | tuple[int, ...] | None
+
+
+def parts(x: Any, axis: Axis, temperature: Any = 1.0, where: Any = None) -> tuple[Exact, Exact, Exact]:
+    """Give logits / T, their maximum, and log(sum exp(x / T - max)), right where a single one counts."""
+    x = exact(x)
+    if x.ndim == 0 and axis in (0, -1):
+        axis = ()
+    kept = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
+    temperature = exact(temperature)
+    with np.errstate(all="ignore"):
+        x = np.where(kept, x, -np.inf)
+        top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+        distance = (x - top) / temperature
+        distance = np.where((x == -np.inf) & np.isfinite(top), -np.inf, distance)
+        # All but the maxima, whose number is added without being rounded.
+        rest = np.where(x == top, 0, np.exp(distance)).sum(axis=axis, keepdims=True)
+        count = np.where(x == top, 1, 0).sum(axis=axis, keepdims=True)
+        log = np.where(np.isfinite(top), np.log1p(rest + (count - 1)), np.nan)
+    return distance, top, log
+
+
+def log_softmax(x: Any, axis: Axis = -1, *, temperature: Any = 1.0, where: Any = None) -> Exact:
+    distance, _, log = parts(x, axis, temperature, where)
+    kept = np.broadcast_to(True if where is None else np.asarray(where), np.shape(x))
+    with np.errstate(invalid="ignore"):
+        return np.where(kept, distance - log, -np.inf)
+
+
+def logsumexp(x: Any, axis: Axis = -1, *, where: Any = None, keepdims: bool = False) -> Exact:
+    _, top, log = parts(x, axis, 1.0, where)
+    with np.errstate(invalid="ignore"):
+        result = np.where(np.isfinite(top), top + log, top)
+    if np.ndim(x) == 0:
+        axis = ()
+    return result if keepdims else np.squeeze(result, tuple(range(np.ndim(x))) if axis is None else axis)
+
+
+def dtype_of(x: NDArray[Any]) -> np.dtype[Any]:
+    return x.dtype.newbyteorder("=") if x.dtype.kind not in "biu" else np.dtype(np.float64)
+
+
+def reduced(axis: Axis, ndim: int) -> frozenset[int]:
+    if axis is None:
+        return frozenset(range(ndim))
+    return frozenset(one % ndim for one in (axis if isinstance(axis, tuple) else (axis,)) if ndim)

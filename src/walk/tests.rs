@@ -1,0 +1,100 @@
+//! Results that are written past the cache: the same bits as through it, for rows of every length and place.
+
+use ndarray::{Array1, Array2, ArrayViewMut2, Axis as NdAxis};
+
+use crate::error::Result;
+use crate::memory::{HAS_NO_CACHE, View, ViewMut};
+use crate::ops::{log_softmax, softmax, softmax_segments};
+use crate::options::Options;
+use crate::shape::Axis;
+use crate::simd::Level;
+use crate::{Element, Float};
+
+/// Runs a call as if there were no cache.
+fn past_the_cache(call: impl FnOnce() -> Result<()>) {
+    HAS_NO_CACHE.set(true);
+    let result = call();
+    HAS_NO_CACHE.set(false);
+    assert_eq!(result, Ok(()));
+}
+
+fn logits(rows: usize, len: usize) -> Array2<f64> {
+    let mut state = (rows * len) as u64;
+    let mut x = Array2::from_shape_simple_fn((rows, len), || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f64::from((state >> 40) as u32) / f64::from(1u32 << 21) - 4.0
+    });
+    for (row, mut x) in x.axis_iter_mut(NdAxis(0)).enumerate() {
+        match row % 11 {
+            2 => x[len / 2] = f64::NAN,
+            3 => x[0] = f64::NEG_INFINITY,
+            4 => x.mapv_inplace(|x| x * 30.0 + 9000.0),
+            7 => x[len - 1] = -300.0,
+            8 => x[len / 3] = f64::INFINITY,
+            _ => {}
+        }
+    }
+    x
+}
+
+fn bits<T: Float + Into<f64>>(x: impl IntoIterator<Item = T>) -> Vec<u64> {
+    x.into_iter().map(|x| x.into().to_bits()).collect()
+}
+
+fn check<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) {
+    let shapes =
+        [(700, 65), (400, 100), (61, 399), (50, 800), (40, 1000), (41, 1001), (9, 5000), (3, 40_001), (2, 140_000)];
+    for (rows, len) in shapes {
+        let x = logits(rows, len).mapv(&of);
+        let each: Array2<f64> = Array2::from_shape_fn((rows, 1), |(row, _)| [1.0, 0.3, 1e-20][row % 3]);
+        for level in Level::available() {
+            let plain = || Options::new().level(level);
+            for (case, options) in
+                [plain(), plain().threads(3), plain().temperature(0.7), plain().temperatures(&each)].iter().enumerate()
+            {
+                for run in [softmax::run, log_softmax::run] {
+                    let mut expected = Array2::<T>::default(x.raw_dim());
+                    run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(-1), options).unwrap();
+                    // Outputs that begin at, before and after the beginning of a line, the last elements past them.
+                    for offset in [0, 1, 5] {
+                        let mut room = Array1::from_elem(offset + x.len() + 1, of(7.0));
+                        let slice = &mut room.as_slice_mut().unwrap()[offset..offset + x.len()];
+                        let mut out = ArrayViewMut2::from_shape((rows, len), slice).unwrap();
+                        past_the_cache(|| run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(-1), options));
+                        let name = format!("{} {rows} x {len} options {case}, {offset} on", level.name());
+                        assert!(bits(out.iter().copied()) == bits(expected.iter().copied()), "{name}");
+                        assert!(bits([room[offset + x.len()]]) == bits([of(7.0)]), "past the end, {name}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+fn rows_of_float32() {
+    check::<f32>(|value| value as f32);
+}
+
+#[test]
+fn rows_of_float64() {
+    check::<f64>(|value| value);
+}
+
+#[test]
+#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+fn segments() {
+    let x: Array1<f32> = logits(600, 100).iter().map(|x| *x as f32).collect();
+    let offsets = Array1::from(vec![3i64, 3, 8, 30, 31, 1000, 1016, 1033, 50_000, 59_990]);
+    for level in Level::available() {
+        let options = Options::new().level(level);
+        let call = |out: &mut Array1<f32>| {
+            softmax_segments::run(&View::of(&x), &View::of(&offsets), &mut ViewMut::of(out), &options)
+        };
+        let (mut expected, mut out) = (Array1::default(x.len()), Array1::default(x.len()));
+        call(&mut expected).unwrap();
+        past_the_cache(|| call(&mut out));
+        assert!(bits(out) == bits(expected), "{}", level.name());
+    }
+}
