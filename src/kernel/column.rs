@@ -5,9 +5,11 @@
 //! classes, transposed. The order of every sum is `fold`'s, lane for lane: what is lane j of a vector there is
 //! slot j here, the logits j, j + 16, j + 32, ... of a chunk. The bits are therefore the same.
 
+use std::marker::PhantomData;
+
 use super::Temperature;
 use super::exp::{Anchor, Exp, Mode, Shift};
-use super::fold::{Extent, Fold, Partial, Sum};
+use super::fold::{Extent, Fold, Partial, Precision, Sum};
 use super::real::Real;
 use super::row::{Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
@@ -113,35 +115,36 @@ pub(crate) fn of_lane<T>(temperatures: &[Temperature<T>], lane: usize) -> &Tempe
 
 /// The folds of one chunk of a strip. Lanes with a `fixed` shift use that.
 #[inline(always)]
-pub(crate) fn fold<S: Simd, T: Real>(
+pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
     token: S,
     tile: &[T],
     strip: Strip,
     temperatures: &[Temperature<T>],
     fixed: Option<&[Option<Shift<T>>; LANES]>,
 ) -> Folds<T> {
-    token.call(FoldStrip { tile, strip, temperatures, fixed })
+    token.call(FoldStrip::<T, P> { tile, strip, temperatures, fixed, precision: PhantomData })
 }
 
 /// The arguments of [`fold`].
-struct FoldStrip<'a, T: Real> {
+struct FoldStrip<'a, T: Real, P> {
     tile: &'a [T],
     strip: Strip,
     temperatures: &'a [Temperature<T>],
     fixed: Option<&'a [Option<Shift<T>>; LANES]>,
+    precision: PhantomData<P>,
 }
 
-impl<T: Real> Kernel for FoldStrip<'_, T> {
+impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
     type Output = Folds<T>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Folds<T> {
-        fold_strip(token, self.tile, self.strip, self.temperatures, self.fixed)
+        fold_strip::<S, T, P>(token, self.tile, self.strip, self.temperatures, self.fixed)
     }
 }
 
 #[inline(always)]
-fn fold_strip<S: Simd, T: Real>(
+fn fold_strip<S: Simd, T: Real, P: Precision>(
     token: S,
     tile: &[T],
     strip: Strip,
@@ -189,9 +192,9 @@ fn fold_strip<S: Simd, T: Real>(
     }
     let exp = Exp::of_lanes(token, temperatures, &anchors);
     folds.sum = match mode.at::<S>() {
-        Mode::Plain => sum::<S, T, { Mode::Plain as u8 }>(token, tile, strip, &exp),
-        Mode::Clamped => sum::<S, T, { Mode::Clamped as u8 }>(token, tile, strip, &exp),
-        Mode::General => sum::<S, T, { Mode::General as u8 }>(token, tile, strip, &exp),
+        Mode::Plain => sum::<S, T, P, { Mode::Plain as u8 }>(token, tile, strip, &exp),
+        Mode::Clamped => sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp),
+        Mode::General => sum::<S, T, P, { Mode::General as u8 }>(token, tile, strip, &exp),
     };
     #[allow(clippy::needless_range_loop, reason = "one index, several arrays")]
     for lane in 0..lanes {
@@ -206,7 +209,7 @@ fn fold_strip<S: Simd, T: Real>(
 }
 
 #[inline(always)]
-fn sum<S: Simd, T: Real, const MODE: u8>(
+fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
     token: S,
     tile: &[T],
     strip: Strip,
@@ -221,7 +224,7 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
         while line < strip.rows {
             let row = &tile[strip.first + line * strip.pitch..];
             let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, row));
-            sum.add(p, s);
+            sum.add::<P>(p, s);
             line += slots;
         }
         *total = sum.lanes();

@@ -71,8 +71,8 @@ impl<T: Real> Temperature<T> {
             scaled,
             scale,
             wide_log2_e: inverse.times(std::f64::consts::LOG2_E).high,
-            log2_e: T::from_f64(inverse.times(std::f64::consts::LOG2_E).high),
-            ln_2: T::split(Double::LN_2.times(scaled)),
+            log2_e: T::from_f64(inverse.times(std::f64::consts::LOG2_E).high * T::STEPS),
+            ln_2: T::split(Double::LN_2.times(scaled / T::STEPS)),
             inverse: T::split(inverse),
         }
     }
@@ -145,21 +145,25 @@ pub(crate) struct Anchor<T> {
 }
 
 impl<T: Real> Anchor<T> {
-    /// Minus the exponent n for which s is 0.
-    #[allow(clippy::cast_precision_loss, reason = "a small integer")]
-    const LEAST: f64 = (T::BIAS + T::OFFSET) as f64;
-
     /// From a shift.
     #[inline(always)]
     pub(crate) fn new(temperature: &Temperature<T>, shift: Shift<T>) -> Self {
-        let n = shift.k - Self::LEAST;
+        // The octave whose terms would have the biased exponent 0.
+        #[allow(clippy::cast_precision_loss, reason = "a small integer")]
+        let bottom = shift.k - (T::BIAS + T::OFFSET) as f64;
         Self {
-            // What rounds to n and leaves the biased exponent of s in the low bits.
-            magic: T::from_f64(T::MAGIC.to_f64() - n),
-            // The scaled logit whose n is the least exponent.
-            least: T::from_f64(n * std::f64::consts::LN_2 * temperature.scaled),
+            // What rounds to n and leaves the biased exponent of s, and the step, in the low bits.
+            magic: T::from_f64(T::MAGIC.to_f64() - bottom * T::STEPS),
+            // The scaled logit where the lowest octave with normal numbers begins.
+            least: T::from_f64((bottom + 1.0) * std::f64::consts::LN_2 * temperature.scaled),
             base: shift.base,
         }
+    }
+
+    /// With all s an octave lower, so that they are 0 where they were the least.
+    #[inline(always)]
+    pub(crate) fn lowered(self) -> Self {
+        Self { magic: T::from_f64(self.magic.to_f64() - T::STEPS), ..self }
     }
 
     /// Of no logits.
@@ -199,6 +203,7 @@ pub(crate) struct Exp<V: Vector> {
     base: V,
     scale: V,
     inverse: (V, V),
+    power: V,
 }
 
 impl<V: Vector> Exp<V> {
@@ -221,6 +226,7 @@ impl<V: Vector> Exp<V> {
             base: splat(anchor.base),
             scale: splat(V::Scalar::from_f64(temperature.scale)),
             inverse: (splat(temperature.inverse.0), splat(temperature.inverse.1)),
+            power: V::load(token, &V::Scalar::POWER),
         }
     }
 
@@ -274,31 +280,48 @@ impl<V: Vector> Exp<V> {
         self.reduce::<MODE>(x).0
     }
 
-    /// s alone, for a logit whose p is known. (No product of a logit and log2(e) is halfway between integers, so n,
-    /// and with it p, is the same whatever k is.)
+    /// z, for a logit whose p is known. (No product of a logit and log2(e) is halfway between integers, so n, and with
+    /// it p, is the same whatever k is.)
     #[inline(always)]
-    pub(crate) fn power<const MODE: u8>(&self, x: V) -> V {
-        self.reduce::<MODE>(x).1.exponent_from_low_bits()
+    pub(crate) fn place<const MODE: u8>(&self, x: V) -> V {
+        self.reduce::<MODE>(x).1
     }
 
     /// `(p, s)` of each lane: its term is s * (1 + p). NaN gives a p that is NaN.
     #[inline(always)]
     pub(crate) fn term<const MODE: u8>(&self, x: V) -> (V, V) {
+        let (p, z) = self.placed::<MODE>(x);
+        (p, z.power(self.power))
+    }
+
+    /// `(p, z)` of each lane.
+    #[inline(always)]
+    pub(crate) fn placed<const MODE: u8>(&self, x: V) -> (V, V) {
         let (x, z) = self.reduce::<MODE>(x);
         let minus_n = self.magic.sub(z);
         let mut t = minus_n.mul_add(self.ln_2.1, minus_n.mul_add(self.ln_2.0, x));
         if MODE >= Mode::General as u8 {
             t = t.mul_add(self.inverse.0, t.mul(self.inverse.1));
         }
-        // Horner's scheme. (No closure and no iterator over vectors: only what is inlined has the level's features.)
+        let p = self.polynomial(t).mul_add(t.mul(t), t);
+        (p, z)
+    }
+
+    /// (exp(t) - 1 - t) / t^2.
+    #[inline(always)]
+    fn polynomial(&self, t: V) -> V {
+        let coefficient = |index: usize| V::splat(self.token, V::Scalar::POLYNOMIAL[index]);
         let mut index = V::Scalar::POLYNOMIAL.len() - 1;
-        let mut q = V::splat(self.token, V::Scalar::POLYNOMIAL[index]);
+        let mut q = coefficient(index);
+        if index == 2 {
+            // Fewer steps one after another than Horner's scheme.
+            return q.mul_add(t.mul(t), coefficient(1).mul_add(t, coefficient(0)));
+        }
         while index > 0 {
             index -= 1;
-            q = q.mul_add(t, V::splat(self.token, V::Scalar::POLYNOMIAL[index]));
+            q = q.mul_add(t, coefficient(index));
         }
-        let p = q.mul(t).mul_add(t, t);
-        (p, z.exponent_from_low_bits())
+        q
     }
 }
 

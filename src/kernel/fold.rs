@@ -5,16 +5,19 @@
 //!     (max, min) of the chunk
 //!     k = rint(max log2(e) / T)                    its own shift: powers of two are exact, so chunks merge exactly
 //!     for each vector, lane j:                     lane j has the elements j, j + 16, j + 32, ... of the chunk
-//!         e = s + s p                              rounded
-//!         (sum_j, rest_j) += what e really is      Fast2Sum, then what rounding took from e itself
+//!         (sum_j, rest_j) += s + s p               Fast2Sum of s; with s p, what it takes from s joins the rest
+//!                          or s + s p, rounded     Fast2Sum of that; what rounding took before joins the rest, too
 //!     chunk = halving tree over the lanes          lane j and j + 8, j and j + 4, ...
 //! row = chunk + chunk + ...                        in order; 64 chunks make a block, blocks add up in order
 //! ```
 //!
 //! The order depends on indices alone, never on threads, alignment or registers: `column` follows it too. The
 //! running sum starts at a power of two above every term (the *guard*), so that `Fast2Sum` needs no comparison; the
-//! guard comes off exactly at the end. What is left of rounding is the error of p alone, 2^-26 of a term.
+//! guard comes off exactly at the end. The first way is for quotients, the second for logarithms ([`Precision`]).
 
+use std::marker::PhantomData;
+
+use super::column::LANES;
 use super::exp::{Exp, Mode, Shift, Temperature};
 use super::real::Real;
 use crate::simd::{Kernel, Simd, Vector};
@@ -107,6 +110,28 @@ pub(crate) fn halve<A: AsMut<[T]>, T: Copy>(mut lanes: A, combine: impl Fn(T, T)
     lanes[0]
 }
 
+/// How precise a sum of terms is to be.
+pub(crate) trait Precision: Copy + Send + Sync + 'static {
+    /// Whether what rounding takes from each term is kept; else only what it takes from the sum.
+    const EXACT: bool;
+}
+
+/// For quotients: within a quarter of a unit in float32's last place, for sums of equal terms at worst.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounded;
+
+/// For logarithms, which take the largest term off the sum again and need the digits of what is left.
+#[derive(Clone, Copy)]
+pub(crate) struct Exact;
+
+impl Precision for Rounded {
+    const EXACT: bool = false;
+}
+
+impl Precision for Exact {
+    const EXACT: bool = true;
+}
+
 /// Sums of terms, a lane each, with what rounding took from them.
 #[derive(Clone, Copy)]
 pub(crate) struct Sum<V> {
@@ -115,7 +140,7 @@ pub(crate) struct Sum<V> {
 }
 
 impl<V: Vector> Sum<V> {
-    /// A power of two that no term exceeds: the terms of a maximum are below 2^(OFFSET + 1/2).
+    /// A power of two that no term exceeds: the terms of a maximum are below 2^(OFFSET + 1/2 + 1/16) ORIGIN.
     #[inline(always)]
     fn guard() -> V::Scalar {
         V::Scalar::from_f64(super::double::power_of_two(V::Scalar::OFFSET + 1))
@@ -129,59 +154,64 @@ impl<V: Vector> Sum<V> {
 
     /// Adds s * (1 + p) to each lane.
     #[inline(always)]
-    pub(crate) fn add(&mut self, p: V, s: V) {
-        let e = p.mul_add(s, s);
-        let sum = self.sum.add(e);
+    pub(crate) fn add<P: Precision>(&mut self, p: V, s: V) {
+        // Where p is small, s can stand for the term, and the sum of all s p for a part of the rest.
+        let whole = P::EXACT || V::Scalar::STEPS < 2.0;
+        let sum = self.sum.add(if whole { p.mul_add(s, s) } else { s });
         let added = sum.sub(self.sum);
         // s - added is exact, and so this is s + s p - added, rounded once.
         self.rest = self.rest.add(p.mul_add(s, s.sub(added)));
         self.sum = sum;
     }
 
-    /// The lanes as they are.
+    /// Leaves the lanes in memory.
     #[inline(always)]
-    fn to_arrays(self) -> Lanes<V::Array> {
-        Lanes { sum: self.sum.to_array(), rest: self.rest.to_array() }
+    fn store(self, lanes: &mut Lanes<V::Scalar>) {
+        self.sum.store(&mut lanes.sum);
+        self.rest.store(&mut lanes.rest);
     }
 
     /// The sum of each lane; those past `LANES` are empty.
     #[inline(always)]
-    pub(crate) fn lanes(self) -> [<V::Scalar as Real>::Wide; 16] {
-        let arrays = self.to_arrays();
-        let mut lanes = [Default::default(); 16];
+    pub(crate) fn lanes(self) -> [<V::Scalar as Real>::Wide; LANES] {
+        let mut stored = Lanes::default();
+        self.store(&mut stored);
+        let mut lanes = [Default::default(); LANES];
         for (j, lane) in lanes.iter_mut().enumerate().take(V::LANES) {
-            *lane = lane_sum::<V>(&arrays, j);
+            *lane = stored.sum::<V>(j);
         }
         lanes
     }
 }
 
-/// A [`Sum`] in memory.
-#[derive(Clone, Copy)]
-struct Lanes<A> {
-    sum: A,
-    rest: A,
+/// A [`Sum`] in memory; lanes past the vector's are unused.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Lanes<T> {
+    sum: [T; LANES],
+    rest: [T; LANES],
 }
 
-/// The sum of one lane.
-#[inline(always)]
-fn lane_sum<V: Vector>(lanes: &Lanes<V::Array>, lane: usize) -> <V::Scalar as Real>::Wide {
-    V::Scalar::wide(lanes.sum.as_ref()[lane].minus(Sum::<V>::guard()), lanes.rest.as_ref()[lane])
-}
-
-/// The sum over the lanes.
-#[inline(always)]
-fn total<V: Vector>(lanes: &Lanes<V::Array>) -> <V::Scalar as Real>::Wide {
-    let mut sums = [Default::default(); 16];
-    for (lane, sum) in sums.iter_mut().enumerate().take(V::LANES) {
-        *sum = lane_sum::<V>(lanes, lane);
+impl<T: Real> Lanes<T> {
+    /// The sum of one lane.
+    #[inline(always)]
+    fn sum<V: Vector<Scalar = T>>(&self, lane: usize) -> T::Wide {
+        T::wide(self.sum[lane].minus(Sum::<V>::guard()), self.rest[lane])
     }
-    halve(&mut sums[..V::LANES], V::Scalar::add_wide)
+
+    /// The sum over the lanes.
+    #[inline(always)]
+    fn total<V: Vector<Scalar = T>>(&self) -> T::Wide {
+        let mut sums = [Default::default(); LANES];
+        for (lane, sum) in sums.iter_mut().enumerate().take(V::LANES) {
+            *sum = self.sum::<V>(lane);
+        }
+        halve(&mut sums[..V::LANES], T::add_wide)
+    }
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. The line `ahead` elements on is asked for meanwhile.
 #[inline(always)]
-fn sum<S: Simd, T: Real, const KEEP: bool>(
+fn sum<S: Simd, T: Real, P: Precision, const KEEP: bool>(
     token: S,
     x: &[T],
     kept: &mut [T],
@@ -190,14 +220,14 @@ fn sum<S: Simd, T: Real, const KEEP: bool>(
     ahead: usize,
 ) -> Sum<T::Vector<S>> {
     match mode.at::<S>() {
-        Mode::Plain => sum_in_mode::<S, T, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
-        Mode::Clamped => sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
-        Mode::General => sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
+        Mode::Plain => sum_in_mode::<S, T, P, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
+        Mode::Clamped => sum_in_mode::<S, T, P, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
+        Mode::General => sum_in_mode::<S, T, P, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
     }
 }
 
 #[inline(always)]
-fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
+fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>(
     token: S,
     x: &[T],
     kept: &mut [T],
@@ -212,7 +242,7 @@ fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
     for (index, vector) in x.chunks_exact(lanes).enumerate() {
         token.prefetch(vector, ahead);
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
-        sum.add(p, s);
+        sum.add::<P>(p, s);
         if KEEP {
             token.prefetch(kept, index * lanes + KEPT_AHEAD);
             p.store(&mut kept[index * lanes..]);
@@ -223,7 +253,7 @@ fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
         let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
         let (p, s) =
             if MODE == Mode::Plain as u8 { exp.term::<{ Mode::Clamped as u8 }>(tail) } else { exp.term::<MODE>(tail) };
-        sum.add(p, s);
+        sum.add::<P>(p, s);
         if KEEP {
             p.store_partial(kept_tail);
         }
@@ -327,7 +357,7 @@ const KEPT_AHEAD: usize = 128;
 ///
 /// Where `kept` is as long as `x`, each logit's p is left there for [`super::row`]; it is empty where the second read
 /// computes p again.
-struct FoldPieces<'a, T: Real> {
+struct FoldPieces<'a, T: Real, P> {
     x: &'a [T],
     /// The elements of a piece: at most [`CHUNK`].
     len: usize,
@@ -337,14 +367,18 @@ struct FoldPieces<'a, T: Real> {
     ahead: usize,
     /// One for each piece.
     folds: &'a mut [Fold<T>],
+    /// Room for the sum of each piece.
+    sums: &'a mut [Lanes<T>],
+    precision: PhantomData<P>,
 }
 
-impl<T: Real> Kernel for FoldPieces<'_, T> {
+impl<T: Real, P: Precision> Kernel for FoldPieces<'_, T, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        if self.kept.is_empty() {
+        // Nothing is kept for logarithms.
+        if P::EXACT || self.kept.is_empty() {
             self.fold_keeping::<S, false>(token);
         } else {
             self.fold_keeping::<S, true>(token);
@@ -352,16 +386,14 @@ impl<T: Real> Kernel for FoldPieces<'_, T> {
     }
 }
 
-impl<T: Real> FoldPieces<'_, T> {
+impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
     /// What is done once for each piece is done for all of them at a time.
     #[inline(always)]
     fn fold_keeping<S: Simd, const KEEP: bool>(self, token: S) {
-        let Self { x, len, kept, temperature, fixed, ahead, folds } = self;
+        let Self { x, len, kept, temperature, fixed, ahead, folds, sums, .. } = self;
         for (fold, x) in folds.iter_mut().zip(x.chunks(len)) {
             *fold = Fold { extent: extent(token, x), ..Fold::empty(base(fixed)) };
         }
-        let nothing = Sum::<T::Vector<S>>::new(token).to_arrays();
-        let mut sums = [nothing; PIECES];
         for (index, x) in x.chunks(len).enumerate() {
             let fold = &mut folds[index];
             let kept = if KEEP { &mut kept[index * len..][..x.len()] } else { &mut [] };
@@ -381,11 +413,11 @@ impl<T: Real> FoldPieces<'_, T> {
             let exp = Exp::new(token, temperature, shift);
             fold.partial.k = shift.k;
             let mode = fold.extent.mode(temperature, shift);
-            sums[index] = sum::<S, T, KEEP>(token, x, kept, &exp, mode, ahead).to_arrays();
+            sum::<S, T, P, KEEP>(token, x, kept, &exp, mode, ahead).store(&mut sums[index]);
         }
-        for (fold, sum) in folds.iter_mut().zip(&sums) {
+        for (fold, sum) in folds.iter_mut().zip(sums) {
             if fold.partial.k > Partial::<T>::empty().k {
-                fold.partial.sum = total::<T::Vector<S>>(sum);
+                fold.partial.sum = sum.total::<T::Vector<S>>();
                 fold.nan = T::double(fold.partial.sum).high.is_nan();
             }
         }
@@ -399,7 +431,7 @@ fn base<T: Real>(fixed: Option<Shift<T>>) -> T {
 
 /// The fold of a block: at most [`BLOCK`] logits. For `kept` see [`FoldPieces`].
 #[inline(always)]
-pub(crate) fn fold<S: Simd, T: Real>(
+pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
     token: S,
     x: &[T],
     kept: &mut [T],
@@ -407,30 +439,32 @@ pub(crate) fn fold<S: Simd, T: Real>(
     fixed: Option<Shift<T>>,
     ahead: usize,
 ) -> Fold<T> {
-    token.call(FoldBlock { x, kept, temperature, fixed, ahead })
+    token.call(FoldBlock::<T, P> { x, kept, temperature, fixed, ahead, precision: PhantomData })
 }
 
 /// The arguments of [`fold`].
-struct FoldBlock<'a, T: Real> {
+struct FoldBlock<'a, T: Real, P> {
     x: &'a [T],
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
     fixed: Option<Shift<T>>,
     ahead: usize,
+    precision: PhantomData<P>,
 }
 
-impl<T: Real> Kernel for FoldBlock<'_, T> {
+impl<T: Real, P: Precision> Kernel for FoldBlock<'_, T, P> {
     type Output = Fold<T>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, fixed, ahead } = self;
+        let Self { x, kept, temperature, fixed, ahead, precision } = self;
         let mut fold = Fold::empty(base(fixed));
         let mut folds = [fold; CHUNKS];
+        let sums = &mut [Lanes::default(); CHUNKS];
         for (index, x) in x.chunks(CHUNKS * CHUNK).enumerate() {
             let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * CHUNKS * CHUNK..][..x.len()] };
             let folds = &mut folds[..x.len().div_ceil(CHUNK)];
-            token.call(FoldPieces { x, len: CHUNK, kept, temperature, fixed, ahead, folds });
+            token.call(FoldPieces { x, len: CHUNK, kept, temperature, fixed, ahead, folds, sums, precision });
             for part in folds {
                 fold = fold.with(*part);
             }
@@ -440,7 +474,7 @@ impl<T: Real> Kernel for FoldBlock<'_, T> {
 }
 
 /// Rows of `len` logits to fold, at most [`PIECES`], one after another in `x`. For `kept` see [`FoldPieces`].
-pub(crate) struct FoldRows<'a, T: Real> {
+pub(crate) struct FoldRows<'a, T: Real, P> {
     pub(crate) x: &'a [T],
     pub(crate) len: usize,
     pub(crate) kept: &'a mut [T],
@@ -448,23 +482,26 @@ pub(crate) struct FoldRows<'a, T: Real> {
     pub(crate) ahead: usize,
     /// One for each row.
     pub(crate) folds: &'a mut [Fold<T>],
+    /// Room for the sum of each row. (Here, because to fill it takes as long as to sum up a short row.)
+    pub(crate) sums: &'a mut [Lanes<T>; PIECES],
+    pub(crate) precision: PhantomData<P>,
 }
 
-impl<T: Real> Kernel for FoldRows<'_, T> {
+impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { x, len, kept, temperature, ahead, folds } = self;
+        let Self { x, len, kept, temperature, ahead, folds, sums, precision } = self;
         let kept = if kept.is_empty() { kept } else { &mut kept[..x.len()] };
         let short = len <= CHUNK;
         if short {
-            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds });
+            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds, sums, precision });
         }
         for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
             if !short || fold.retry(temperature).is_some() {
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
-                *fold = fold_row(token, x, kept, temperature, ahead);
+                *fold = fold_row::<S, T, P>(token, x, kept, temperature, ahead);
             }
         }
     }
@@ -482,36 +519,37 @@ fn any_nan<T: Real>(x: &[T]) -> bool {
 
 /// The fold of a row of any length, read again where it must be. For `kept` see [`FoldPieces`].
 #[inline(always)]
-pub(crate) fn fold_row<S: Simd, T: Real>(
+pub(crate) fn fold_row<S: Simd, T: Real, P: Precision>(
     token: S,
     x: &[T],
     kept: &mut [T],
     temperature: &Temperature<T>,
     ahead: usize,
 ) -> Fold<T> {
-    token.call(FoldRow { x, kept, temperature, ahead })
+    token.call(FoldRow::<T, P> { x, kept, temperature, ahead, precision: PhantomData })
 }
 
 /// The arguments of [`fold_row`].
-struct FoldRow<'a, T: Real> {
+struct FoldRow<'a, T: Real, P> {
     x: &'a [T],
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
     ahead: usize,
+    precision: PhantomData<P>,
 }
 
-impl<T: Real> Kernel for FoldRow<'_, T> {
+impl<T: Real, P: Precision> Kernel for FoldRow<'_, T, P> {
     type Output = Fold<T>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, ahead } = self;
+        let Self { x, kept, temperature, ahead, .. } = self;
         let mut fixed: Option<Shift<T>> = None;
         loop {
             let mut row = Fold::empty(base(fixed));
             for (index, x) in x.chunks(BLOCK).enumerate() {
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..x.len()] };
-                row = row.with(fold(token, x, kept, temperature, fixed, ahead));
+                row = row.with(fold::<S, T, P>(token, x, kept, temperature, fixed, ahead));
             }
             if fixed.is_some() {
                 return row;
@@ -544,7 +582,7 @@ pub(crate) fn fold_without<S: Simd, T: Real>(
             let x = &mut chunk[..CHUNK.min(len - start)];
             read(start, x);
             x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
-            row = row.with(fold(token, x, &mut [], temperature, fixed, 0));
+            row = row.with(fold::<S, T, Exact>(token, x, &mut [], temperature, fixed, 0));
         }
         let second = row.extent.max;
         let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;

@@ -15,7 +15,7 @@
 //! 1. float32: everything after the load is float64. A product of two float32 is exact there, and the results are
 //!    rounded once.
 //! 2. float64: products and sums keep what rounding takes from them (two-product, two-sum), and so do the results.
-//! 3. exp(lp) comes from [`super::exp`] as s (1 + p), with the shift 0: s carries 2^OFFSET, which S gives back.
+//! 3. exp(lp) comes from [`super::exp`] as s (1 + p), with the shift 0: s carries 2^OFFSET ORIGIN, which S gives back.
 //!    A logarithm above [`Gradient::LIMIT`] is none of a probability; it is looked at again, with another shift.
 //!
 //! Infinity and NaN go where the formulas take them. What rounding took from a number that is not finite is NaN by
@@ -39,6 +39,8 @@ type Wide<S> = [<S as Simd>::F64; 2];
 pub(crate) trait Gradient: Real {
     /// Logarithms up to this have an exponential that the shift 0 can hold.
     const LIMIT: Self;
+    /// Those below have an exponential of 0.
+    const LEAST: Self;
     /// The shift for those above, up to the last that has a finite exponential.
     const FAR: f64;
 
@@ -54,9 +56,9 @@ pub(crate) trait Gradient: Real {
     fn join(a: Self::Wide, b: Self::Wide) -> Self::Wide;
     /// `p * (g - sum)`.
     fn softmax<S: Simd>(token: S, p: Self::Vector<S>, g: Self::Vector<S>, sum: Wide<S>) -> Self::Vector<S>;
-    /// `g - s * (1 + p) * 2^-OFFSET * sum`, where `e` is `(p, s)`.
+    /// `g - s * (1 + p) / (2^OFFSET ORIGIN) * sum`, where `e` is `(p, s)`.
     fn log_softmax<S: Simd>(token: S, e: Term<S, Self>, g: Self::Vector<S>, sum: Wide<S>) -> Self::Vector<S>;
-    /// `g - s * (1 + p) * 2^(FAR - OFFSET) * sum`, less carefully; an exponential beyond the type counts as infinite.
+    /// `g - s * (1 + p) * 2^(FAR - OFFSET) / ORIGIN * sum`, less carefully; an exponential beyond the type counts as infinite.
     fn log_softmax_far<S: Simd>(token: S, e: Term<S, Self>, g: Self::Vector<S>, sum: Wide<S>) -> Self::Vector<S>;
 }
 
@@ -65,6 +67,7 @@ type Term<S, T> = (<T as Real>::Vector<S>, <T as Real>::Vector<S>);
 
 impl Gradient for f32 {
     const LIMIT: Self = 40.0;
+    const LEAST: Self = -131.0;
     const FAR: f64 = 128.0;
 
     #[inline(always)]
@@ -108,7 +111,8 @@ impl Gradient for f32 {
     #[inline(always)]
     fn log_softmax<S: Simd>(token: S, (p, s): Term<S, Self>, g: S::F32, sum: Wide<S>) -> S::F32 {
         let (p, s, g) = (token.widen(p), token.widen(s), token.widen(g));
-        let (one, scale) = (S::F64::splat(token, 1.0), S::F64::splat(token, power_of_two(-Self::OFFSET)));
+        let (one, scale) =
+            (S::F64::splat(token, 1.0), S::F64::splat(token, power_of_two(-Self::OFFSET) / Self::ORIGIN));
         token.narrow([
             g[0].sub(one.add(p[0]).mul(s[0]).mul(sum[0].mul(scale))),
             g[1].sub(one.add(p[1]).mul(s[1]).mul(sum[1].mul(scale))),
@@ -118,7 +122,8 @@ impl Gradient for f32 {
     #[inline(always)]
     fn log_softmax_far<S: Simd>(token: S, (p, s): Term<S, Self>, g: S::F32, sum: Wide<S>) -> S::F32 {
         let (p, s, g) = (token.widen(p), token.widen(s), token.widen(g));
-        let (one, scale) = (S::F64::splat(token, 1.0), S::F64::splat(token, power_of_two(128 - Self::OFFSET)));
+        let (one, scale) =
+            (S::F64::splat(token, 1.0), S::F64::splat(token, power_of_two(128 - Self::OFFSET) / Self::ORIGIN));
         let (largest, infinity) = (S::F64::splat(token, f64::from(Self::MAX)), S::F64::splat(token, f64::INFINITY));
         let mut e = [one.add(p[0]).mul(s[0]).mul(scale), one.add(p[1]).mul(s[1]).mul(scale)];
         e[0] = S::F64::select(largest.less(e[0]), infinity, e[0]);
@@ -129,6 +134,7 @@ impl Gradient for f32 {
 
 impl Gradient for f64 {
     const LIMIT: Self = 340.0;
+    const LEAST: Self = -1000.0;
     const FAR: f64 = 1024.0;
 
     #[inline(always)]
@@ -285,6 +291,8 @@ pub(crate) struct Exponentials<V: Vector> {
     near: Exp<V>,
     far: Exp<V>,
     limit: V,
+    least: V,
+    zero: V,
     /// Logarithms from this on have an infinite exponential; those above are held to it.
     infinite: V,
 }
@@ -300,6 +308,8 @@ impl Vjp for LogSoftmax {
             near: Exp::new(token, &one, Shift { base: T::ZERO, k: 0.0 }),
             far: Exp::new(token, &one, Shift { base: T::ZERO, k: T::FAR }),
             limit: T::Vector::<S>::splat(token, T::LIMIT),
+            least: T::Vector::<S>::splat(token, T::LEAST),
+            zero: T::Vector::<S>::splat(token, T::ZERO),
             infinite: T::Vector::<S>::splat(token, T::from_f64(T::FAR * std::f64::consts::LN_2 + 1.0)),
         }
     }
@@ -318,7 +328,8 @@ impl Vjp for LogSoftmax {
         g: T::Vector<S>,
         sum: Wide<S>,
     ) -> T::Vector<S> {
-        let near = constants.near.term::<{ Mode::Clamped as u8 }>(f);
+        let (p, s) = constants.near.term::<{ Mode::Clamped as u8 }>(f);
+        let near = (p, T::Vector::<S>::select(constants.least.less(f), s, constants.zero));
         let results = T::log_softmax(token, near, g, sum);
         let is_far = constants.limit.less(f);
         if !T::Vector::<S>::any(is_far) {

@@ -170,6 +170,7 @@ impl<V: Vector> Map<V> for LogProbability<V> {
 
 impl<T: Real> Results<T> for LogSum<T> {
     type Map<S: Simd> = LogProbability<T::Vector<S>>;
+    type Lanes<S: Simd> = LogProbability<T::Vector<S>>;
 
     #[inline(always)]
     fn is_undefined(&self) -> bool {

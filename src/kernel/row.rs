@@ -3,11 +3,13 @@
 //! With 1 / sum = r + r' (r' what rounding takes from r), a result is
 //!
 //! ```text
-//! s * (1 + p) * (r + r') = s * (r + (p r + r'))        one fma, one addition: the one rounding that counts;
-//!                                                      the multiplication by the power of two s is exact
+//! s = 2^n T                                            T one of the steps of an octave
+//! R + R' = T (r + r')                                  the same for all terms of the row with that step
+//! s * (1 + p) * (r + r') = 2^n * (R + (p R + R'))      one fma, one addition: the one rounding that counts;
+//!                                                      the multiplication by the power of two is exact
 //! ```
 //!
-//! Left out is p r', at most 0.2 ULP. Where s is small the product is rounded once more, into the subnormal range.
+//! Left out is p R', at most 0.02 ULP. Where 2^n is small the product is rounded once more, into the subnormal range.
 
 use super::Temperature;
 use super::column::LANES;
@@ -38,11 +40,15 @@ impl<T: Real> Quotient<T> {
     /// From the complete fold of a row.
     #[inline(always)]
     pub(crate) fn new(fold: &Fold<T>, temperature: &Temperature<T>) -> Self {
-        // The terms of the sum and the s of the quotient both carry 2^OFFSET; the reciprocal carries it away twice.
         let defined = !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
-        let reciprocal = if defined { T::reciprocal(fold.partial.sum) } else { (T::NAN, T::NAN) };
+        // Powers of two of quotients are an octave lower than those of the sum: 0 for what is nothing to the sum.
+        let reciprocal = if defined { T::reciprocal(T::half(fold.partial.sum)) } else { (T::NAN, T::NAN) };
         let shift = fold.shift();
-        Self { anchor: Anchor::new(temperature, shift), mode: fold.extent.mode(temperature, shift), reciprocal }
+        Self {
+            anchor: Anchor::new(temperature, shift).lowered(),
+            mode: fold.extent.mode(temperature, shift),
+            reciprocal,
+        }
     }
 }
 
@@ -55,16 +61,49 @@ pub(crate) trait Map<V: Vector>: Copy {
 /// [`Quotient`] in every lane.
 #[derive(Clone, Copy)]
 pub(crate) struct Probability<V: Vector> {
-    pub(crate) exp: Exp<V>,
-    pub(crate) reciprocal: (V, V),
+    exp: Exp<V>,
+    /// R and R' of each step.
+    scaled: (V, V),
+}
+
+/// A [`Quotient`] in each lane.
+#[derive(Clone, Copy)]
+pub(crate) struct Probabilities<V: Vector> {
+    exp: Exp<V>,
+    step: V,
+    zero: V,
+    /// r and r' of each lane.
+    reciprocal: (V, V),
+}
+
+/// R and R': T (r + r') as the sum of two.
+#[inline(always)]
+fn scaled<V: Vector>(step: V, (r, rest): (V, V), zero: V) -> (V, V) {
+    let product = step.mul(r);
+    (product, step.mul_add(rest, step.mul_add(r, zero.sub(product))))
+}
+
+/// `(p, z)` of a logit, where `KEPT` with the p that the fold left.
+#[inline(always)]
+fn placed<V: Vector, const MODE: u8, const KEPT: bool>(exp: &Exp<V>, x: V, p: V) -> (V, V) {
+    if KEPT { (p, exp.place::<MODE>(x)) } else { exp.placed::<MODE>(x) }
 }
 
 impl<V: Vector> Map<V> for Probability<V> {
     #[inline(always)]
     fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V {
-        let (p, s) = if KEPT { (p, self.exp.power::<MODE>(x)) } else { self.exp.term::<MODE>(x) };
-        let (r, rest) = self.reciprocal;
-        r.add(p.mul_add(r, rest)).mul(s)
+        let (p, z) = placed::<V, MODE, KEPT>(&self.exp, x, p);
+        let (r, rest) = (z.step(self.scaled.0), z.step(self.scaled.1));
+        r.add(p.mul_add(r, rest)).mul(z.octave())
+    }
+}
+
+impl<V: Vector> Map<V> for Probabilities<V> {
+    #[inline(always)]
+    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V {
+        let (p, z) = placed::<V, MODE, KEPT>(&self.exp, x, p);
+        let (r, rest) = scaled(z.step(self.step), self.reciprocal, self.zero);
+        r.add(p.mul_add(r, rest)).mul(z.octave())
     }
 }
 
@@ -79,8 +118,10 @@ pub(crate) struct Inputs<'a, T> {
 
 /// What the results of a row have in common, once it is folded.
 pub(crate) trait Results<T: Real>: Copy + Send + Sync {
-    /// The function of each logit.
+    /// The function of each logit of a row.
     type Map<S: Simd>: Map<T::Vector<S>>;
+    /// The function of logits of many rows, a lane each.
+    type Lanes<S: Simd>: Map<T::Vector<S>>;
 
     /// Whether all results are NaN.
     fn is_undefined(&self) -> bool;
@@ -89,11 +130,12 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function for the logits of this row.
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S>;
     /// The function for the logits of many rows, a lane each.
-    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S>;
+    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S>;
 }
 
 impl<T: Real> Results<T> for Quotient<T> {
     type Map<S: Simd> = Probability<T::Vector<S>>;
+    type Lanes<S: Simd> = Probabilities<T::Vector<S>>;
 
     #[inline(always)]
     fn is_undefined(&self) -> bool {
@@ -107,26 +149,28 @@ impl<T: Real> Results<T> for Quotient<T> {
 
     #[inline(always)]
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S> {
+        let splat = |value| T::Vector::<S>::splat(token, value);
+        let reciprocal = (splat(self.reciprocal.0), splat(self.reciprocal.1));
         Probability {
             exp: Exp::at(token, temperature, &self.anchor),
-            reciprocal: (
-                T::Vector::<S>::splat(token, self.reciprocal.0),
-                T::Vector::<S>::splat(token, self.reciprocal.1),
-            ),
+            scaled: scaled(T::Vector::<S>::load(token, &T::STEP), reciprocal, splat(T::ZERO)),
         }
     }
 
     #[inline(always)]
-    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S> {
+    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S> {
         let mut anchors = [Anchor::none(); LANES];
         let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
         for (lane, quotient) in lanes.iter().enumerate() {
             anchors[lane] = quotient.anchor;
             (r[lane], rest[lane]) = quotient.reciprocal;
         }
-        Probability {
+        let load = |lanes: &[T; LANES]| T::Vector::<S>::load(token, lanes);
+        Probabilities {
             exp: Exp::of_lanes(token, temperatures, &anchors),
-            reciprocal: (T::Vector::<S>::load(token, &r), T::Vector::<S>::load(token, &rest)),
+            step: load(&T::STEP),
+            zero: T::Vector::<S>::splat(token, T::ZERO),
+            reciprocal: (load(&r), load(&rest)),
         }
     }
 }

@@ -252,9 +252,9 @@ impl<V: Vector> Sums<V> {
             let logit = exp.logit::<MODE>(x[i]);
             let below = logit.less(max);
             let distance = max.sub(logit);
-            others[i] = V::select(below, p.mul_add(s, s), zero);
-            // s is a power of two: one rounding.
-            weighted[i] = p.mul_add(distance, distance).mul(s);
+            let e = p.mul_add(s, s);
+            others[i] = V::select(below, e, zero);
+            weighted[i] = e.mul(distance);
             self.maxima = self.maxima.add(V::select(below, zero, one));
         }
         self.others.add(others);

@@ -4,7 +4,7 @@ use ndarray::{Array, ArrayRef, Dimension};
 
 use crate::element::Float;
 use crate::error::Result;
-use crate::kernel::fold::Fold;
+use crate::kernel::fold::{Exact, Fold};
 use crate::kernel::log_row::LogSum;
 use crate::kernel::{Real, Temperature};
 use crate::memory::{View, ViewMut};
@@ -54,6 +54,7 @@ struct LogSoftmax;
 impl Function for LogSoftmax {
     type Row<T: Real> = LogSum<T>;
     const EXCLUDED: f64 = f64::NEG_INFINITY;
+    type Sum = Exact;
     const KEEPS: bool = false;
 
     #[inline(always)]

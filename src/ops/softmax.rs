@@ -4,7 +4,7 @@ use ndarray::{Array, ArrayRef, Dimension};
 
 use crate::element::Float;
 use crate::error::Result;
-use crate::kernel::fold::Fold;
+use crate::kernel::fold::{Fold, Rounded};
 use crate::kernel::row::Quotient;
 use crate::kernel::{Real, Temperature};
 use crate::memory::{View, ViewMut};
@@ -81,6 +81,7 @@ pub(super) struct Softmax;
 impl Function for Softmax {
     type Row<T: Real> = Quotient<T>;
     const EXCLUDED: f64 = 0.0;
+    type Sum = Rounded;
     const KEEPS: bool = true;
 
     #[inline(always)]

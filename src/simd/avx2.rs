@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::level::witness;
-use super::{Kernel, Line, Simd, Vector};
+use super::{EXPONENT, Kernel, Line, Simd, Vector};
 
 witness!(
     /// The witness of AVX2, FMA and F16C.
@@ -35,7 +35,7 @@ macro_rules! vector {
         splat $splat:ident, load $load:ident, store $store:ident, stream $stream:ident,
         add $add:ident, sub $sub:ident, mul $mul:ident, fma $fma:ident, max $max:ident, min $min:ident,
         less $less:ident, blend $blend:ident, signs $signs:ident,
-        to_bits $to_bits:ident, from_bits $from_bits:ident, shift $shift:ident $bits:literal
+        { $($power:item)* }
     ) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name($register, $register);
@@ -117,13 +117,7 @@ macro_rules! vector {
                 witnessed!(Self($min(self.0, other.0), $min(self.1, other.1)))
             }
 
-            #[inline(always)]
-            fn exponent_from_low_bits(self) -> Self {
-                witnessed!(Self(
-                    $from_bits($shift::<$bits>($to_bits(self.0))),
-                    $from_bits($shift::<$bits>($to_bits(self.1)))
-                ))
-            }
+            $($power)*
 
             #[inline(always)]
             fn less(self, other: Self) -> Self {
@@ -148,15 +142,62 @@ vector!(
     splat _mm256_set1_ps, load _mm256_loadu_ps, store _mm256_storeu_ps, stream _mm256_stream_ps,
     add _mm256_add_ps, sub _mm256_sub_ps, mul _mm256_mul_ps, fma _mm256_fmadd_ps, max _mm256_max_ps,
     min _mm256_min_ps, less _mm256_cmp_ps, blend _mm256_blendv_ps, signs _mm256_movemask_ps,
-    to_bits _mm256_castps_si256, from_bits _mm256_castsi256_ps, shift _mm256_slli_epi32 23
+    {
+        #[inline(always)]
+        fn octave(self) -> Self {
+            let exponent = witnessed!(_mm256_set1_epi32(EXPONENT));
+            let (low, high) = self.shifted();
+            witnessed!(Self(
+                _mm256_castsi256_ps(_mm256_and_si256(low, exponent)),
+                _mm256_castsi256_ps(_mm256_and_si256(high, exponent))
+            ))
+        }
+
+        #[inline(always)]
+        fn step(self, steps: Self) -> Self {
+            witnessed!(Self(
+                _mm256_permutevar8x32_ps(steps.0, _mm256_castps_si256(self.0)),
+                _mm256_permutevar8x32_ps(steps.1, _mm256_castps_si256(self.1))
+            ))
+        }
+
+        #[inline(always)]
+        fn power(self, powers: Self) -> Self {
+            let step = self.step(powers);
+            let (low, high) = self.shifted();
+            witnessed!(Self(
+                _mm256_castsi256_ps(_mm256_add_epi32(low, _mm256_castps_si256(step.0))),
+                _mm256_castsi256_ps(_mm256_add_epi32(high, _mm256_castps_si256(step.1)))
+            ))
+        }
+    }
 );
+
+impl F32 {
+    /// The integers of [`Vector::octave`], at the place of the exponent.
+    #[inline(always)]
+    fn shifted(self) -> (__m256i, __m256i) {
+        witnessed!((
+            _mm256_slli_epi32::<20>(_mm256_castps_si256(self.0)),
+            _mm256_slli_epi32::<20>(_mm256_castps_si256(self.1))
+        ))
+    }
+}
 
 vector!(
     F64, f64, __m256d, half 4, lanes 8,
     splat _mm256_set1_pd, load _mm256_loadu_pd, store _mm256_storeu_pd, stream _mm256_stream_pd,
     add _mm256_add_pd, sub _mm256_sub_pd, mul _mm256_mul_pd, fma _mm256_fmadd_pd, max _mm256_max_pd,
     min _mm256_min_pd, less _mm256_cmp_pd, blend _mm256_blendv_pd, signs _mm256_movemask_pd,
-    to_bits _mm256_castpd_si256, from_bits _mm256_castsi256_pd, shift _mm256_slli_epi64 52
+    {
+        #[inline(always)]
+        fn octave(self) -> Self {
+            witnessed!(Self(
+                _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.0))),
+                _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.1)))
+            ))
+        }
+    }
 );
 
 impl Simd for Avx2 {

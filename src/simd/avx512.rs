@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::level::witness;
-use super::{Kernel, Line, Simd, Vector};
+use super::{EXPONENT, Kernel, Line, Simd, Vector};
 
 witness!(
     /// The witness of AVX-512 F, BW, DQ and VL, with FMA and F16C.
@@ -35,7 +35,7 @@ macro_rules! vector {
         splat $splat:ident, load $load:ident, load_some $load_some:ident, store $store:ident,
         store_some $store_some:ident, stream $stream:ident, add $add:ident, sub $sub:ident, mul $mul:ident,
         fma $fma:ident, max $max:ident, min $min:ident, less $less:ident, blend $blend:ident,
-        to_bits $to_bits:ident, from_bits $from_bits:ident, shift $shift:ident $bits:literal
+        { $($power:item)* }
     ) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name($register);
@@ -127,10 +127,7 @@ macro_rules! vector {
                 Self(witnessed!($min(self.0, other.0)))
             }
 
-            #[inline(always)]
-            fn exponent_from_low_bits(self) -> Self {
-                Self(witnessed!($from_bits($shift::<$bits>($to_bits(self.0)))))
-            }
+            $($power)*
 
             #[inline(always)]
             fn less(self, other: Self) -> $mask {
@@ -155,8 +152,26 @@ vector!(
     splat _mm512_set1_ps, load _mm512_loadu_ps, load_some _mm512_mask_loadu_ps, store _mm512_storeu_ps,
     store_some _mm512_mask_storeu_ps, stream _mm512_stream_ps, add _mm512_add_ps, sub _mm512_sub_ps,
     mul _mm512_mul_ps, fma _mm512_fmadd_ps, max _mm512_max_ps, min _mm512_min_ps, less _mm512_cmp_ps_mask,
-    blend _mm512_mask_blend_ps, to_bits _mm512_castps_si512, from_bits _mm512_castsi512_ps,
-    shift _mm512_slli_epi32 23
+    blend _mm512_mask_blend_ps,
+    {
+        #[inline(always)]
+        fn octave(self) -> Self {
+            let bits = witnessed!(_mm512_slli_epi32::<20>(_mm512_castps_si512(self.0)));
+            Self(witnessed!(_mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(EXPONENT)))))
+        }
+
+        #[inline(always)]
+        fn step(self, steps: Self) -> Self {
+            Self(witnessed!(_mm512_permutexvar_ps(_mm512_castps_si512(self.0), steps.0)))
+        }
+
+        #[inline(always)]
+        fn power(self, powers: Self) -> Self {
+            let bits = witnessed!(_mm512_slli_epi32::<20>(_mm512_castps_si512(self.0)));
+            let step = witnessed!(_mm512_castps_si512(self.step(powers).0));
+            Self(witnessed!(_mm512_castsi512_ps(_mm512_add_epi32(bits, step))))
+        }
+    }
 );
 
 vector!(
@@ -164,8 +179,13 @@ vector!(
     splat _mm512_set1_pd, load _mm512_loadu_pd, load_some _mm512_mask_loadu_pd, store _mm512_storeu_pd,
     store_some _mm512_mask_storeu_pd, stream _mm512_stream_pd, add _mm512_add_pd, sub _mm512_sub_pd,
     mul _mm512_mul_pd, fma _mm512_fmadd_pd, max _mm512_max_pd, min _mm512_min_pd, less _mm512_cmp_pd_mask,
-    blend _mm512_mask_blend_pd, to_bits _mm512_castpd_si512, from_bits _mm512_castsi512_pd,
-    shift _mm512_slli_epi64 52
+    blend _mm512_mask_blend_pd,
+    {
+        #[inline(always)]
+        fn octave(self) -> Self {
+            Self(witnessed!(_mm512_castsi512_pd(_mm512_slli_epi64::<52>(_mm512_castpd_si512(self.0)))))
+        }
+    }
 );
 
 impl Simd for Avx512 {

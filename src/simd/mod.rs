@@ -28,6 +28,9 @@ pub use level::Level;
 
 use crate::kernel::Real;
 
+/// The exponent bits of a float32.
+const EXPONENT: i32 = 0x7f80_0000;
+
 /// Bytes of a cache line, of a streaming store, and of every [`Vector`].
 pub(crate) const LINE: usize = 64;
 
@@ -102,8 +105,21 @@ pub(crate) trait Vector: Copy {
     fn max(self, other: Self) -> Self;
     /// `if self < other { self } else { other }`: NaN on either side gives `other`.
     fn min(self, other: Self) -> Self;
-    /// The bits moved left past the mantissa: the integer in the low mantissa bits becomes the biased exponent.
-    fn exponent_from_low_bits(self) -> Self;
+    /// The power of two that the low mantissa bits tell: they hold an integer, of which the quotient by the number of
+    /// [`Real::STEPS`] is the biased exponent.
+    fn octave(self) -> Self;
+    /// The step that the same integer tells, by the remainder: that element of `steps`, which has them all, repeated.
+    #[inline(always)]
+    fn step(self, steps: Self) -> Self {
+        let _ = self;
+        steps
+    }
+    /// The product of both: the integer becomes the exponent, and the element of `powers` is added to the bits.
+    #[inline(always)]
+    fn power(self, powers: Self) -> Self {
+        let _ = powers;
+        self.octave()
+    }
 
     /// `self < other`; false where either is NaN.
     fn less(self, other: Self) -> Self::Mask;

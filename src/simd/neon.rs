@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::level::witness;
-use super::{Kernel, Line, Simd, Vector};
+use super::{EXPONENT, Kernel, Line, Simd, Vector};
 
 witness!(
     /// The witness of `AArch64`'s vectors.
@@ -36,7 +36,7 @@ macro_rules! vector {
         $name:ident, $scalar:ty, $register:ty, $mask:ty, each $each:literal, lanes $lanes:literal,
         splat $splat:ident, load $load:ident, store $store:ident, add $add:ident, sub $sub:ident, mul $mul:ident,
         fma $fma:ident, less $less:ident, blend $blend:ident, largest $largest:ident,
-        to_bits $to_bits:ident, from_bits $from_bits:ident, shift $shift:ident $bits:literal
+        { $($power:item)* }
     ) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name([$register; 4]);
@@ -131,16 +131,7 @@ macro_rules! vector {
                 Self::select(self.less(other), self, other)
             }
 
-            #[inline(always)]
-            fn exponent_from_low_bits(self) -> Self {
-                let a = self.0;
-                witnessed!(Self([
-                    $from_bits($shift::<$bits>($to_bits(a[0]))),
-                    $from_bits($shift::<$bits>($to_bits(a[1]))),
-                    $from_bits($shift::<$bits>($to_bits(a[2]))),
-                    $from_bits($shift::<$bits>($to_bits(a[3]))),
-                ]))
-            }
+            $($power)*
 
             #[inline(always)]
             fn less(self, other: Self) -> [$mask; 4] {
@@ -177,14 +168,63 @@ vector!(
     F32, f32, float32x4_t, uint32x4_t, each 4, lanes 16,
     splat vdupq_n_f32, load vld1q_f32, store vst1q_f32, add vaddq_f32, sub vsubq_f32, mul vmulq_f32, fma vfmaq_f32,
     less vcltq_f32, blend vbslq_f32, largest vmaxvq_u32,
-    to_bits vreinterpretq_u32_f32, from_bits vreinterpretq_f32_u32, shift vshlq_n_u32 23
+    {
+        #[inline(always)]
+        fn octave(self) -> Self {
+            let exponent = witnessed!(vdupq_n_u32(EXPONENT.cast_unsigned()));
+            let octave = |lanes| witnessed!(vreinterpretq_f32_u32(vandq_u32(shifted(lanes), exponent)));
+            Self([octave(self.0[0]), octave(self.0[1]), octave(self.0[2]), octave(self.0[3])])
+        }
+
+        #[inline(always)]
+        fn step(self, steps: Self) -> Self {
+            // The eight steps as bytes, and the places of each lane's four bytes among them.
+            let table = witnessed!(uint8x16x2_t(vreinterpretq_u8_f32(steps.0[0]), vreinterpretq_u8_f32(steps.0[1])));
+            let (seven, four, bytes) =
+                witnessed!((vdupq_n_u32(7), vdupq_n_u32(0x0404_0404), vdupq_n_u32(0x0302_0100)));
+            let step = |lanes| {
+                witnessed!({
+                    let places = vmlaq_u32(bytes, vandq_u32(vreinterpretq_u32_f32(lanes), seven), four);
+                    vreinterpretq_f32_u8(vqtbl2q_u8(table, vreinterpretq_u8_u32(places)))
+                })
+            };
+            Self([step(self.0[0]), step(self.0[1]), step(self.0[2]), step(self.0[3])])
+        }
+
+        #[inline(always)]
+        fn power(self, powers: Self) -> Self {
+            let step = self.step(powers);
+            let power = |lanes, step| {
+                witnessed!(vreinterpretq_f32_u32(vaddq_u32(shifted(lanes), vreinterpretq_u32_f32(step))))
+            };
+            Self([
+                power(self.0[0], step.0[0]),
+                power(self.0[1], step.0[1]),
+                power(self.0[2], step.0[2]),
+                power(self.0[3], step.0[3]),
+            ])
+        }
+    }
 );
+
+/// The integers of [`Vector::octave`], at the place of the exponent.
+#[inline(always)]
+fn shifted(lanes: float32x4_t) -> uint32x4_t {
+    witnessed!(vshlq_n_u32::<20>(vreinterpretq_u32_f32(lanes)))
+}
 
 vector!(
     F64, f64, float64x2_t, uint64x2_t, each 2, lanes 8,
     splat vdupq_n_f64, load vld1q_f64, store vst1q_f64, add vaddq_f64, sub vsubq_f64, mul vmulq_f64, fma vfmaq_f64,
     less vcltq_f64, blend vbslq_f64, largest any_of_two,
-    to_bits vreinterpretq_u64_f64, from_bits vreinterpretq_f64_u64, shift vshlq_n_u64 52
+    {
+        #[inline(always)]
+        fn octave(self) -> Self {
+            let octave =
+                |lanes| witnessed!(vreinterpretq_f64_u64(vshlq_n_u64::<52>(vreinterpretq_u64_f64(lanes))));
+            Self([octave(self.0[0]), octave(self.0[1]), octave(self.0[2]), octave(self.0[3])])
+        }
+    }
 );
 
 impl Simd for Neon {

@@ -1,6 +1,6 @@
 //! Plain Rust on arrays: every target, and the meaning that the other levels are held to.
 
-use super::{Kernel, Line, Simd, Vector};
+use super::{EXPONENT, Kernel, Line, Simd, Vector};
 
 /// The witness of nothing in particular.
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ impl FusedMultiplyAdd for f64 {
 }
 
 macro_rules! vector {
-    ($name:ident, $scalar:ty, $lanes:literal, $mantissa_bits:literal) => {
+    ($name:ident, $scalar:ty, $lanes:literal, { $($power:item)* }) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name([$scalar; $lanes]);
 
@@ -133,10 +133,7 @@ macro_rules! vector {
                 self.zip(other, |a, b| if a < b { a } else { b })
             }
 
-            #[inline(always)]
-            fn exponent_from_low_bits(self) -> Self {
-                Self(self.0.map(|lane| <$scalar>::from_bits(lane.to_bits() << $mantissa_bits)))
-            }
+            $($power)*
 
             #[inline(always)]
             fn less(self, other: Self) -> [bool; $lanes] {
@@ -164,8 +161,32 @@ macro_rules! vector {
     };
 }
 
-vector!(F32, f32, 16, 23);
-vector!(F64, f64, 8, 52);
+vector!(F32, f32, 16, {
+    #[inline(always)]
+    fn octave(self) -> Self {
+        Self(self.0.map(|lane| f32::from_bits((lane.to_bits() << 20) & EXPONENT.cast_unsigned())))
+    }
+
+    #[inline(always)]
+    fn step(self, steps: Self) -> Self {
+        Self(self.0.map(|lane| steps.0[(lane.to_bits() & 7) as usize]))
+    }
+
+    #[inline(always)]
+    fn power(self, powers: Self) -> Self {
+        let mut lanes = self.step(powers).0;
+        for (lane, z) in lanes.iter_mut().zip(self.0) {
+            *lane = f32::from_bits((z.to_bits() << 20).wrapping_add(lane.to_bits()));
+        }
+        Self(lanes)
+    }
+});
+vector!(F64, f64, 8, {
+    #[inline(always)]
+    fn octave(self) -> Self {
+        Self(self.0.map(|lane| f64::from_bits(lane.to_bits() << 52)))
+    }
+});
 
 impl Simd for Portable {
     type F32 = F32;

@@ -8,7 +8,7 @@ use super::{Call, Function, Interrupt, OUT, share};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::fold::{self, BLOCK, Fold, Precision};
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream;
 use crate::memory::{Compute, Cut, Part, Target, ViewMut, scratch};
@@ -37,7 +37,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let target = Target::new(out, &call.plan, OUT, false, Cut { rows: 1, elements: BLOCK })?;
     for row in 0..call.plan.rows {
         let temperature = temperatures.of(row);
-        let fold = blocks.fold_row(row, &temperature, interrupt)?;
+        let fold = blocks.fold_row::<F::Sum>(row, &temperature, interrupt)?;
         let vacant = reader.is_vacant(row, &fold);
         let folded = dispatch(
             call.level,
@@ -67,20 +67,20 @@ impl<C: Compute> Blocks<'_, C> {
     }
 
     /// The fold of a row, its blocks added up in order.
-    pub(super) fn fold_row(
+    pub(super) fn fold_row<P: Precision>(
         &self,
         row: usize,
         temperature: &Temperature<C>,
         interrupt: Interrupt<'_>,
     ) -> Result<Fold<C>> {
-        let first = self.fold(row, temperature, None, interrupt)?;
+        let first = self.fold::<P>(row, temperature, None, interrupt)?;
         match first.retry(temperature) {
             None => Ok(first),
-            retry => self.fold(row, temperature, retry, interrupt),
+            retry => self.fold::<P>(row, temperature, retry, interrupt),
         }
     }
 
-    fn fold(
+    fn fold<P: Precision>(
         &self,
         row: usize,
         temperature: &Temperature<C>,
@@ -93,7 +93,7 @@ impl<C: Compute> Blocks<'_, C> {
             let folds: Vec<_> = wave.clone().map(|_| OnceLock::new()).collect();
             share(self.call.threads, wave.len(), interrupt, &|index| {
                 let block = wave.start + index;
-                let part = dispatch(self.call.level, FoldBlock { blocks: self, row, block, temperature, fixed })?;
+                let part = self.fold_block::<P>(row, block, temperature, fixed)?;
                 let _taken_once = folds[index].set(part);
                 Ok(())
             })?;
@@ -104,21 +104,33 @@ impl<C: Compute> Blocks<'_, C> {
         Ok(fold)
     }
 
+    fn fold_block<P: Precision>(
+        &self,
+        row: usize,
+        block: usize,
+        temperature: &Temperature<C>,
+        fixed: Option<Shift<C>>,
+    ) -> Result<Fold<C>> {
+        let fold = FoldBlock::<C, P> { blocks: self, row, block, temperature, fixed, precision: PhantomData };
+        dispatch(self.call.level, fold)
+    }
+
     fn elements(&self, block: usize) -> std::ops::Range<usize> {
         block * BLOCK..((block + 1) * BLOCK).min(self.reader.len)
     }
 }
 
 /// The fold of a block.
-struct FoldBlock<'a, C> {
+struct FoldBlock<'a, C, P> {
     blocks: &'a Blocks<'a, C>,
     row: usize,
     block: usize,
     temperature: &'a Temperature<C>,
     fixed: Option<Shift<C>>,
+    precision: PhantomData<P>,
 }
 
-impl<C: Compute> Kernel for FoldBlock<'_, C> {
+impl<C: Compute, P: Precision> Kernel for FoldBlock<'_, C, P> {
     type Output = Result<Fold<C>>;
 
     #[inline(always)]
@@ -127,11 +139,11 @@ impl<C: Compute> Kernel for FoldBlock<'_, C> {
         let elements = self.blocks.elements(self.block);
         if self.blocks.lent {
             let x = reader.source.row(self.row, elements);
-            return Ok(fold::fold(token, x, &mut [], self.temperature, self.fixed, AHEAD));
+            return Ok(fold::fold::<S, C, P>(token, x, &mut [], self.temperature, self.fixed, AHEAD));
         }
         let mut data = scratch(elements.len())?;
         reader.read(self.row, elements, &mut data);
-        Ok(fold::fold(token, &data, &mut [], self.temperature, self.fixed, 0))
+        Ok(fold::fold::<S, C, P>(token, &data, &mut [], self.temperature, self.fixed, 0))
     }
 }
 

@@ -6,7 +6,7 @@ use super::tiles::Tiles;
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::error::{Error, Result};
 use crate::kernel::double::Double;
-use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::fold::{self, BLOCK, Exact, Fold};
 use crate::kernel::log::ln_1p_double;
 use crate::kernel::log_row::LogSum;
 use crate::kernel::{Real, Temperature};
@@ -212,7 +212,7 @@ fn run<R: Reduction, C: Compute>(
         let target = Target::new(out, &call.plan, OUT, true, Cut { rows: 1, elements: 1 })?;
         for row in 0..call.plan.rows {
             let temperature = temperatures.of(row);
-            let fold = blocks.fold_row(row, &temperature, interrupt)?;
+            let fold = blocks.fold_row::<Exact>(row, &temperature, interrupt)?;
             let mut part = target.part(row);
             dispatch(call.level, One { finish: &finish, row, fold, temperature, part: &mut part })?;
         }
@@ -296,9 +296,15 @@ impl<R: Reduction, C: Compute> Kernel for ByRow<'_, R, C> {
         for row in self.part.rows.clone() {
             let temperature = reader.temperatures.of(row);
             let fold = if self.lent {
-                fold::fold_row(token, reader.source.row(row, 0..reader.len), &mut [], &temperature, super::rows::AHEAD)
+                fold::fold_row::<S, C, Exact>(
+                    token,
+                    reader.source.row(row, 0..reader.len),
+                    &mut [],
+                    &temperature,
+                    super::rows::AHEAD,
+                )
             } else {
-                reader.fold(token, row, &temperature, &mut self.scratch, &mut [])
+                reader.fold::<S, Exact>(token, row, &temperature, &mut self.scratch, &mut [])
             };
             self.finish.row(token, row, &fold, temperature, &mut self.part)?;
         }
@@ -321,7 +327,7 @@ impl<R: Reduction, C: Compute> Kernel for ByTile<'_, R, C> {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
             let lanes = self.tiles.lanes_from(first, self.part.rows.end);
-            self.tiles.fold(token, first, lanes);
+            self.tiles.fold::<S, Exact>(token, first, lanes);
             for lane in 0..lanes {
                 let fold = self.tiles.get(lane);
                 let temperature = self.finish.reader.temperatures.of(first + lane);
@@ -346,7 +352,7 @@ impl Kernel for LogSumAgain<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> LogSum<f64> {
         let temperature = Temperature::new(1.0);
-        let fold = self.reader.fold(token, self.row, &temperature, self.scratch, &mut []);
+        let fold = self.reader.fold::<S, Exact>(token, self.row, &temperature, self.scratch, &mut []);
         LogSum::new(token, &fold, &temperature, &|max| self.reader.rest(token, self.row, &temperature, max))
     }
 }

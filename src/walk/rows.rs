@@ -7,7 +7,7 @@ use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, Fold, FoldRows, PIECES};
+use crate::kernel::fold::{self, BLOCK, Fold, FoldRows, Lanes, PIECES, Precision};
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::{self, Stream};
 use crate::memory::{Compute, Cut, Part, Scratch, Source, ViewMut, scratch};
@@ -100,7 +100,7 @@ impl<C: Compute> Reader<'_, C> {
 
     /// The fold of a row by way of `scratch`, which has room for a block. For `kept` see [`fold::fold`].
     #[inline(always)]
-    pub(super) fn fold<S: Simd>(
+    pub(super) fn fold<S: Simd, P: Precision>(
         self,
         token: S,
         row: usize,
@@ -108,7 +108,7 @@ impl<C: Compute> Reader<'_, C> {
         scratch: &mut [C],
         kept: &mut [C],
     ) -> Fold<C> {
-        token.call(FoldCopied { reader: self, row, temperature, scratch, kept })
+        token.call(FoldCopied::<C, P> { reader: self, row, temperature, scratch, kept, precision: PhantomData })
     }
 
     /// The fold of a row without the logits that equal `max`.
@@ -138,20 +138,21 @@ impl<C: Compute> Reader<'_, C> {
 }
 
 /// The arguments of [`Reader::fold`].
-struct FoldCopied<'r, 'a, C: Compute> {
+struct FoldCopied<'r, 'a, C: Compute, P> {
     reader: Reader<'a, C>,
     row: usize,
     temperature: &'r Temperature<C>,
     scratch: &'r mut [C],
     kept: &'r mut [C],
+    precision: PhantomData<P>,
 }
 
-impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
+impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
     type Output = Fold<C>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<C> {
-        let Self { reader, row, temperature, scratch, kept } = self;
+        let Self { reader, row, temperature, scratch, kept, .. } = self;
         let mut fixed = None;
         loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
@@ -159,7 +160,7 @@ impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
                 let data = &mut scratch[..block.len()];
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[block.clone()] };
                 reader.read(row, block, data);
-                fold = fold.with(fold::fold(token, data, kept, temperature, fixed, 0));
+                fold = fold.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, 0));
             }
             if fixed.is_some() {
                 return fold;
@@ -246,6 +247,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
         let mut stream = Stream::new(x, out);
         let mut folds = [Fold::empty(C::ZERO); PIECES];
+        let mut sums = [Lanes::default(); PIECES];
         let temperature = reader.temperatures.of(rows.start);
         let nothing = [F::row(token, &folds[0], &temperature, &|_| Fold::empty(C::ZERO)); PIECES];
         let [group, before] = &mut [Group { temperature, results: nothing, count: 0 }; 2];
@@ -254,13 +256,15 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let start = (first - rows.start) * len;
             group.count = self.group.min(rows.end - first);
             group.temperature = reader.temperatures.of(first);
-            let fold = FoldRows {
+            let fold = FoldRows::<C, F::Sum> {
                 x: &x[start..start + group.count * len],
                 len,
                 kept: self.kept.get_mut(C::LANES..).unwrap_or_default(),
                 temperature: &group.temperature,
                 ahead: AHEAD,
                 folds: &mut folds[..group.count],
+                sums: &mut sums,
+                precision: PhantomData,
             };
             token.call(fold);
             for (index, fold) in folds.iter().enumerate().take(group.count) {
@@ -294,7 +298,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let data = self.part.row::<C>(row, 0..self.reader.len);
         let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
         let kept = &mut self.kept[..keeps];
-        let fold = fold::fold_row(token, data, kept, &temperature, AHEAD);
+        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, AHEAD);
         let rest = |max| self.reader.rest(token, row, &temperature, max);
         let folded = F::row(token, &fold, &temperature, &rest);
         let data = self.part.row::<C>(row, 0..self.reader.len);
@@ -307,7 +311,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let reader = self.reader;
         let temperature = reader.temperatures.of(row);
         let keeps = if self.kept.is_empty() { 0 } else { reader.len };
-        let fold = reader.fold(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
+        let fold = reader.fold::<S, F::Sum>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
         let vacant = reader.is_vacant(row, &fold);
         let rest = |max| reader.rest(token, row, &temperature, max);
         let folded = F::row(token, &fold, &temperature, &rest);

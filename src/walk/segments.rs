@@ -293,7 +293,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         let keeps = Self::keeps(elements.len());
         let kept = &mut self.kept[C::LANES..][..keeps];
         let x = self.source.row::<C>(0, elements.clone());
-        let fold = fold::fold_row(token, x, kept, temperature, AHEAD);
+        let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, AHEAD);
         let results = &self.results(token, &fold, &elements, temperature);
         let x = self.source.row::<C>(0, elements.clone());
         let out = self.part.row(0, elements);
@@ -312,7 +312,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         let keeps = Self::keeps(elements.len());
         let kept = &mut self.kept[..keeps];
         let data = self.part.row::<C>(0, elements.clone());
-        let fold = fold::fold_row(token, data, kept, temperature, AHEAD);
+        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, temperature, AHEAD);
         let results = &self.results(token, &fold, &elements, temperature);
         let data = self.part.row::<C>(0, elements);
         token.call(row::WriteInPlace { data, kept: &self.kept[..keeps], temperature, results });
@@ -330,7 +330,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
                 let data = &mut self.scratch[..(elements.end - start).min(BLOCK)];
                 self.source.read(0, start, data);
                 let kept = &mut self.kept[..keeps.min(data.len())];
-                fold = fold.with(fold::fold(token, data, kept, temperature, fixed, 0));
+                fold = fold.with(fold::fold::<S, C, F::Sum>(token, data, kept, temperature, fixed, 0));
             }
             if fixed.is_some() {
                 break fold;

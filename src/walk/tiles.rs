@@ -7,7 +7,7 @@ use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::column::{self, Folds, LANES, Strip};
-use crate::kernel::fold::{BLOCK, CHUNK, Fold};
+use crate::kernel::fold::{BLOCK, CHUNK, Fold, Precision};
 use crate::memory::{Compute, Cut, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -102,12 +102,12 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     /// The folds of `lanes` rows from `first` on. The logits are in working memory afterwards, if a tile has whole rows.
     #[inline(always)]
-    pub(super) fn fold<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
-        token.call(FoldTile { tiles: self, first, lanes });
+    pub(super) fn fold<S: Simd, P: Precision>(&mut self, token: S, first: usize, lanes: usize) {
+        token.call(FoldTile::<C, P> { tiles: self, first, lanes, precision: PhantomData });
     }
 
     #[inline(always)]
-    fn fold_inlined<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
+    fn fold_inlined<S: Simd, P: Precision>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
         let step = if self.whole { len } else { CHUNK };
         let count = lanes.div_ceil(C::LANES);
@@ -125,7 +125,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
                     for index in 0..count {
                         let strip = self.strip(index, chunk, CHUNK.min(tile.len - chunk));
                         let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
-                        let folds = column::fold(token, &self.data, strip, self.temperatures(index), shifts);
+                        let folds = column::fold::<S, C, P>(token, &self.data, strip, self.temperatures(index), shifts);
                         // As `fold::fold_row`: chunks make blocks, and blocks make the row.
                         if at.is_multiple_of(BLOCK) {
                             self.blocks[index] = folds;
@@ -181,18 +181,19 @@ impl<'a, C: Compute> Tiles<'a, C> {
 }
 
 /// The arguments of [`Tiles::fold`].
-struct FoldTile<'t, 'a, C: Compute> {
+struct FoldTile<'t, 'a, C: Compute, P> {
     tiles: &'t mut Tiles<'a, C>,
     first: usize,
     lanes: usize,
+    precision: PhantomData<P>,
 }
 
-impl<C: Compute> Kernel for FoldTile<'_, '_, C> {
+impl<C: Compute, P: Precision> Kernel for FoldTile<'_, '_, C, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        self.tiles.fold_inlined(token, self.first, self.lanes);
+        self.tiles.fold_inlined::<S, P>(token, self.first, self.lanes);
     }
 }
 
@@ -211,7 +212,7 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
             let lanes = self.tiles.lanes_from(first, self.part.rows.end);
-            self.tiles.fold(token, first, lanes);
+            self.tiles.fold::<S, F::Sum>(token, first, lanes);
             self.write(token, first, lanes);
             first += lanes;
         }

@@ -1,7 +1,7 @@
 //! A stream of rows against the same rows one by one: every alignment, rows that need each mode, rows of NaN between.
 
 use super::{Row, Stream, WriteNext};
-use crate::kernel::fold::{Fold, fold_row};
+use crate::kernel::fold::{Fold, Rounded, fold_row};
 use crate::kernel::row::{Inputs, Quotient, Write};
 use crate::kernel::{Real, Temperature};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -27,7 +27,7 @@ impl<T: Real> Kernel for Both<'_, T> {
         for (row, x) in x.chunks_exact(len).enumerate() {
             let kept = if keep { &mut kept[T::LANES + row * len..][..len] } else { &mut [] };
             let temperature = &temperatures[row % 2];
-            let fold: Fold<T> = fold_row(token, x, kept, temperature, 0);
+            let fold: Fold<T> = fold_row::<S, T, Rounded>(token, x, kept, temperature, 0);
             results.push(Quotient::new(&fold, temperature));
         }
         let mut stream = Stream::new(x, streamed);
