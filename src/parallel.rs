@@ -1,7 +1,7 @@
 //! The one door to the thread pool: nothing else in this crate may call rayon.
 //!
-//! [`run`] hands out the tasks of one call in order from an atomic counter. The calling thread works too; workers are
-//! asked to come, never waited for:
+//! [`run`] gives each thread a share of consecutive tasks, so that what it reads ahead is its own; who has done its
+//! share takes tasks from the others'. The calling thread works too; workers are asked to come, never waited for:
 //!
 //! ```text
 //! caller   put the call on the list, wake workers, do tasks ..... take it off, wait until nobody is inside, return
@@ -116,7 +116,7 @@ fn parse_threads(text: &str) -> Option<usize> {
 
 /// Runs `body` for each of `0..tasks`, once, on up to `threads` threads with the caller's among them.
 ///
-/// Tasks start in order. `interrupt` is asked on the calling thread, between its tasks and at most every 20 ms, so
+/// Tasks of a share start in order. `interrupt` is asked on the calling thread, between its tasks and at most every 20 ms, so
 /// that a task should not take much longer. When this returns no task is running, and none that was not started will.
 ///
 /// # Errors
@@ -134,7 +134,7 @@ pub(crate) fn run(
     {
         return run_shared(home, helpers, tasks, interrupt, body);
     }
-    let progress = Progress::new(tasks);
+    let progress = Progress::new(tasks, 1);
     let led = progress.lead(body, interrupt);
     progress.outcome(led)
 }
@@ -147,7 +147,7 @@ fn run_shared(
     body: &Body<'_>,
 ) -> Result<()> {
     let call = Arc::new(Call {
-        progress: Progress::new(tasks),
+        progress: Progress::new(tasks, helpers + 1),
         body: Erased::new(body),
         wanted: AtomicUsize::new(helpers),
         inside: AtomicUsize::new(0),
@@ -170,22 +170,47 @@ fn run_shared(
 /// Which tasks of a call are still to be had, and what went wrong.
 struct Progress {
     tasks: usize,
-    next: AtomicUsize,
+    /// For each share, the next task of it.
+    next: Box<[AtomicUsize]>,
+    /// The shares that a thread has begun with.
+    begun: AtomicUsize,
     panic: Mutex<Option<String>>,
 }
 
 impl Progress {
-    const fn new(tasks: usize) -> Self {
-        Self { tasks, next: AtomicUsize::new(0), panic: Mutex::new(None) }
+    fn new(tasks: usize, shares: usize) -> Self {
+        let next = (0..shares).map(|share| AtomicUsize::new(tasks * share / shares)).collect();
+        Self { tasks, next, begun: AtomicUsize::new(1), panic: Mutex::new(None) }
+    }
+
+    /// The end of a share's tasks.
+    fn end(&self, share: usize) -> usize {
+        self.tasks * (share + 1) / self.next.len()
+    }
+
+    /// The next task: of the thread's own share, or else of another.
+    fn take(&self, own: usize) -> Option<usize> {
+        let shares = self.next.len();
+        (own..own + shares).map(|share| share % shares).find_map(|share| {
+            let is_left = self.next[share].load(Ordering::Relaxed) < self.end(share);
+            let task = is_left.then(|| self.next[share].fetch_add(1, Ordering::Relaxed))?;
+            (task < self.end(share)).then_some(task)
+        })
+    }
+
+    /// A worker's part.
+    fn help(&self, body: &Body<'_>) {
+        let own = self.begun.fetch_add(1, Ordering::Relaxed) % self.next.len();
+        self.work(body, own, None);
     }
 
     /// The caller's part: tasks, and now and then the question whether to stop.
     fn lead(&self, body: &Body<'_>, interrupt: Option<&dyn Fn() -> bool>) -> Result<()> {
         let Some(interrupt) = interrupt.filter(|_| self.tasks > 1) else {
-            self.work(body, None);
+            self.work(body, 0, None);
             return Ok(());
         };
-        while self.work(body, Some(Instant::now() + POLL)) {
+        while self.work(body, 0, Some(Instant::now() + POLL)) {
             // Outside `work`, so a signal handler runs with the caller's floating point flags.
             match catch_unwind(AssertUnwindSafe(interrupt)) {
                 Ok(false) => {}
@@ -203,19 +228,16 @@ impl Progress {
     ///
     /// Not inlined, which keeps the arithmetic of `body` inside the guard (see `simd/flags.rs`).
     #[inline(never)]
-    fn work(&self, body: &Body<'_>, until: Option<Instant>) -> bool {
+    fn work(&self, body: &Body<'_>, own: usize, until: Option<Instant>) -> bool {
         let worked = catch_unwind(AssertUnwindSafe(|| {
             let _flags = Guard::new();
-            loop {
-                let task = self.next.fetch_add(1, Ordering::Relaxed);
-                if task >= self.tasks {
-                    return false;
-                }
+            while let Some(task) = self.take(own) {
                 body(task);
                 if until.is_some_and(|until| Instant::now() >= until) {
                     return true;
                 }
             }
+            false
         }));
         worked.unwrap_or_else(|payload| {
             self.fail(payload);
@@ -225,12 +247,12 @@ impl Progress {
 
     /// Whether no task is left to be started.
     fn is_over(&self) -> bool {
-        self.next.load(Ordering::Relaxed) >= self.tasks
+        (0..self.next.len()).all(|share| self.next[share].load(Ordering::Relaxed) >= self.end(share))
     }
 
     /// Starts no further task.
     fn stop(&self) {
-        self.next.store(self.tasks, Ordering::Relaxed);
+        self.next.iter().for_each(|next| next.store(self.tasks, Ordering::Relaxed));
     }
 
     fn fail(&self, payload: Box<dyn Any + Send>) {
@@ -468,7 +490,7 @@ impl Home {
             drop(state);
             let inside = Inside { call, home: self };
             self.summon();
-            inside.call.progress.work(inside.body(), None);
+            inside.call.progress.help(inside.body());
             drop(inside);
             state = lock(&self.state);
         }

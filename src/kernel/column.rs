@@ -122,7 +122,7 @@ pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
     temperatures: &[Temperature<T>],
     fixed: Option<&[Option<Shift<T>>; LANES]>,
 ) -> Folds<T> {
-    token.call(FoldStrip::<T, P> { tile, strip, temperatures, fixed, precision: PhantomData })
+    token.call(FoldStrip::<T, T::Sum<P>> { tile, strip, temperatures, fixed, precision: PhantomData })
 }
 
 /// The arguments of [`fold`].

@@ -149,8 +149,7 @@ impl<T: Real> Anchor<T> {
     #[inline(always)]
     pub(crate) fn new(temperature: &Temperature<T>, shift: Shift<T>) -> Self {
         // The octave whose terms would have the biased exponent 0.
-        #[allow(clippy::cast_precision_loss, reason = "a small integer")]
-        let bottom = shift.k - (T::BIAS + T::OFFSET) as f64;
+        let bottom = shift.k - f64::from(T::BIAS + T::OFFSET);
         Self {
             // What rounds to n and leaves the biased exponent of s, and the step, in the low bits.
             magic: T::from_f64(T::MAGIC.to_f64() - bottom * T::STEPS),

@@ -17,6 +17,7 @@
 
 use std::marker::PhantomData;
 
+use super::ahead::Ahead;
 use super::column::LANES;
 use super::exp::{Exp, Mode, Shift, Temperature};
 use super::real::Real;
@@ -112,7 +113,7 @@ pub(crate) fn halve<A: AsMut<[T]>, T: Copy>(mut lanes: A, combine: impl Fn(T, T)
 
 /// How precise a sum of terms is to be.
 pub(crate) trait Precision: Copy + Send + Sync + 'static {
-    /// Whether what rounding takes from each term is kept; else only what it takes from the sum.
+    /// Whether what rounding takes from each term is kept; else, where p is small, only what it takes from the sum.
     const EXACT: bool;
 }
 
@@ -155,7 +156,7 @@ impl<V: Vector> Sum<V> {
     /// Adds s * (1 + p) to each lane.
     #[inline(always)]
     pub(crate) fn add<P: Precision>(&mut self, p: V, s: V) {
-        // Where p is small, s can stand for the term, and the sum of all s p for a part of the rest.
+        // Where p is small, s can stand for the term, and all s p be summed up with the rest.
         let whole = P::EXACT || V::Scalar::STEPS < 2.0;
         let sum = self.sum.add(if whole { p.mul_add(s, s) } else { s });
         let added = sum.sub(self.sum);
@@ -209,7 +210,7 @@ impl<T: Real> Lanes<T> {
     }
 }
 
-/// The sum of terms of a slice of at most [`CHUNK`] logits. The line `ahead` elements on is asked for meanwhile.
+/// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.
 #[inline(always)]
 fn sum<S: Simd, T: Real, P: Precision, const KEEP: bool>(
     token: S,
@@ -217,7 +218,7 @@ fn sum<S: Simd, T: Real, P: Precision, const KEEP: bool>(
     kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
     mode: Mode,
-    ahead: usize,
+    ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
     match mode.at::<S>() {
         Mode::Plain => sum_in_mode::<S, T, P, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
@@ -232,7 +233,7 @@ fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>
     x: &[T],
     kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
-    ahead: usize,
+    ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
     let lanes = T::LANES;
     let mut sum = Sum::new(token);
@@ -240,11 +241,10 @@ fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>
     let (x, tail) = x.split_at(whole);
     let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
     for (index, vector) in x.chunks_exact(lanes).enumerate() {
-        token.prefetch(vector, ahead);
+        token.prefetch(x, ahead.index(index * lanes));
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
         sum.add::<P>(p, s);
         if KEEP {
-            token.prefetch(kept, index * lanes + KEPT_AHEAD);
             p.store(&mut kept[index * lanes..]);
         }
     }
@@ -349,9 +349,6 @@ pub(crate) const PIECES: usize = 8;
 /// The chunks of a long row that are folded together.
 const CHUNKS: usize = 2;
 
-/// Elements that are asked for ahead of what is kept.
-const KEPT_AHEAD: usize = 128;
-
 /// Logits in at most [`PIECES`] pieces that each have a shift of their own, or all the `fixed` one of a
 /// [`Fold::retry`].
 ///
@@ -364,7 +361,7 @@ struct FoldPieces<'a, T: Real, P> {
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
     fixed: Option<Shift<T>>,
-    ahead: usize,
+    ahead: Ahead,
     /// One for each piece.
     folds: &'a mut [Fold<T>],
     /// Room for the sum of each piece.
@@ -377,8 +374,8 @@ impl<T: Real, P: Precision> Kernel for FoldPieces<'_, T, P> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        // Nothing is kept for logarithms.
-        if P::EXACT || self.kept.is_empty() {
+        // Nothing is kept for logarithms, nor read where p is computed again.
+        if P::EXACT || S::COMPACT || self.kept.is_empty() {
             self.fold_keeping::<S, false>(token);
         } else {
             self.fold_keeping::<S, true>(token);
@@ -413,7 +410,7 @@ impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
             let exp = Exp::new(token, temperature, shift);
             fold.partial.k = shift.k;
             let mode = fold.extent.mode(temperature, shift);
-            sum::<S, T, P, KEEP>(token, x, kept, &exp, mode, ahead).store(&mut sums[index]);
+            sum::<S, T, P, KEEP>(token, x, kept, &exp, mode, ahead.from(index * len)).store(&mut sums[index]);
         }
         for (fold, sum) in folds.iter_mut().zip(sums) {
             if fold.partial.k > Partial::<T>::empty().k {
@@ -437,9 +434,9 @@ pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
     kept: &mut [T],
     temperature: &Temperature<T>,
     fixed: Option<Shift<T>>,
-    ahead: usize,
+    ahead: Ahead,
 ) -> Fold<T> {
-    token.call(FoldBlock::<T, P> { x, kept, temperature, fixed, ahead, precision: PhantomData })
+    token.call(FoldBlock::<T, T::Sum<P>> { x, kept, temperature, fixed, ahead, precision: PhantomData })
 }
 
 /// The arguments of [`fold`].
@@ -448,7 +445,7 @@ struct FoldBlock<'a, T: Real, P> {
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
     fixed: Option<Shift<T>>,
-    ahead: usize,
+    ahead: Ahead,
     precision: PhantomData<P>,
 }
 
@@ -464,6 +461,7 @@ impl<T: Real, P: Precision> Kernel for FoldBlock<'_, T, P> {
         for (index, x) in x.chunks(CHUNKS * CHUNK).enumerate() {
             let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * CHUNKS * CHUNK..][..x.len()] };
             let folds = &mut folds[..x.len().div_ceil(CHUNK)];
+            let ahead = ahead.from(index * CHUNKS * CHUNK);
             token.call(FoldPieces { x, len: CHUNK, kept, temperature, fixed, ahead, folds, sums, precision });
             for part in folds {
                 fold = fold.with(*part);
@@ -479,7 +477,7 @@ pub(crate) struct FoldRows<'a, T: Real, P> {
     pub(crate) len: usize,
     pub(crate) kept: &'a mut [T],
     pub(crate) temperature: &'a Temperature<T>,
-    pub(crate) ahead: usize,
+    pub(crate) ahead: Ahead,
     /// One for each row.
     pub(crate) folds: &'a mut [Fold<T>],
     /// Room for the sum of each row. (Here, because to fill it takes as long as to sum up a short row.)
@@ -501,7 +499,7 @@ impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
         for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
             if !short || fold.retry(temperature).is_some() {
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
-                *fold = fold_row::<S, T, P>(token, x, kept, temperature, ahead);
+                *fold = fold_row::<S, T, P>(token, x, kept, temperature, ahead.from(index * len));
             }
         }
     }
@@ -524,9 +522,9 @@ pub(crate) fn fold_row<S: Simd, T: Real, P: Precision>(
     x: &[T],
     kept: &mut [T],
     temperature: &Temperature<T>,
-    ahead: usize,
+    ahead: Ahead,
 ) -> Fold<T> {
-    token.call(FoldRow::<T, P> { x, kept, temperature, ahead, precision: PhantomData })
+    token.call(FoldRow::<T, T::Sum<P>> { x, kept, temperature, ahead, precision: PhantomData })
 }
 
 /// The arguments of [`fold_row`].
@@ -534,7 +532,7 @@ struct FoldRow<'a, T: Real, P> {
     x: &'a [T],
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
-    ahead: usize,
+    ahead: Ahead,
     precision: PhantomData<P>,
 }
 
@@ -549,7 +547,7 @@ impl<T: Real, P: Precision> Kernel for FoldRow<'_, T, P> {
             let mut row = Fold::empty(base(fixed));
             for (index, x) in x.chunks(BLOCK).enumerate() {
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..x.len()] };
-                row = row.with(fold::<S, T, P>(token, x, kept, temperature, fixed, ahead));
+                row = row.with(fold::<S, T, P>(token, x, kept, temperature, fixed, ahead.from(index * BLOCK)));
             }
             if fixed.is_some() {
                 return row;
@@ -582,7 +580,7 @@ pub(crate) fn fold_without<S: Simd, T: Real>(
             let x = &mut chunk[..CHUNK.min(len - start)];
             read(start, x);
             x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
-            row = row.with(fold::<S, T, Exact>(token, x, &mut [], temperature, fixed, 0));
+            row = row.with(fold::<S, T, Exact>(token, x, &mut [], temperature, fixed, Ahead::NONE));
         }
         let second = row.extent.max;
         let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;

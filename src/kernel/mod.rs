@@ -20,6 +20,7 @@
 //!
 //! No unsafe code, no instruction set by name, no threads, no Python.
 
+pub(crate) mod ahead;
 pub(crate) mod column;
 pub(crate) mod double;
 pub(crate) mod exp;

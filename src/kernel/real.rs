@@ -2,6 +2,7 @@
 
 use super::column::LANES;
 use super::double::Double;
+use super::fold::{Precision, Rounded};
 use super::log::{ln_1p, ln_1p_double};
 use crate::simd::{LINE, Simd, Vector};
 
@@ -43,6 +44,9 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
 
     /// The number of lanes of a vector.
     const LANES: usize = LINE / size_of::<Self>();
+
+    /// The precision of a sum for which `P` is enough. (One for all where there are no steps: less code.)
+    type Sum<P: Precision>: Precision;
 
     /// What sums of chunks are kept in: twice the precision.
     type Wide: Copy + Default + Send + Sync;
@@ -98,6 +102,7 @@ const fn powers(steps: [f32; LANES]) -> [f32; LANES] {
 
 impl Real for f32 {
     type Vector<S: Simd> = S::F32;
+    type Sum<P: Precision> = P;
     type Wide = f64;
 
     const STEPS: f64 = 8.0;
@@ -106,7 +111,7 @@ impl Real for f32 {
     const STEP: [Self; LANES] =
         twice([1.087_714_9, 1.186_161_5, 1.293_518_3, 1.410_591_7, 1.538_261_2, 1.677_485_7, 1.829_311_1, 1.994_877_9]);
     const POWER: [Self; LANES] = powers(Self::STEP);
-    const ORIGIN: f64 = 1.087_714_908_591_550_9;
+    const ORIGIN: f64 = 1.087_714_908_591_551;
     // Minimax, relative error 2^-32.3, computed with mpmath.
     const POLYNOMIAL: &'static [Self] = &[0.5, 0.166_680_4, 0.041_660_37];
     const MAGIC: Self = 12_582_912.0;
@@ -186,6 +191,7 @@ impl Real for f32 {
 
 impl Real for f64 {
     type Vector<S: Simd> = S::F64;
+    type Sum<P: Precision> = Rounded;
     type Wide = Double;
 
     const STEPS: f64 = 1.0;

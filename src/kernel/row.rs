@@ -250,7 +250,7 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
     out: &mut [T],
     map: M,
 ) {
-    if inputs.kept.is_empty() {
+    if S::COMPACT || inputs.kept.is_empty() {
         write_some::<S, T, M, MODE, false>(token, Inputs { kept: inputs.x, ..inputs }, out, map);
     } else {
         write_some::<S, T, M, MODE, true>(token, inputs, out, map);
@@ -288,7 +288,7 @@ fn write_in_place<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
     kept: &[T],
     map: M,
 ) {
-    if kept.is_empty() {
+    if S::COMPACT || kept.is_empty() {
         write_in_place_as::<S, T, M, MODE, false>(token, data, kept, map);
     } else {
         write_in_place_as::<S, T, M, MODE, true>(token, data, kept, map);

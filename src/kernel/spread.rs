@@ -14,6 +14,7 @@
 //! products as a tree and the result to a pair of floats (Knuth's two-sum), so that what rounding leaves is that of
 //! single products: 2^-24 for max - x, and as much for e (max - x).
 
+use super::ahead::Ahead;
 use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature};
 use super::fold::{CHUNK, Extent, Fold, Partial, extent, halve};
@@ -129,7 +130,7 @@ pub(crate) fn spread<S: Simd, T: Real>(
     x: &[T],
     temperature: &Temperature<T>,
     fixed: Option<Shift<T>>,
-    ahead: usize,
+    ahead: Ahead,
 ) -> Spread<T> {
     debug_assert!(x.len() <= CHUNK);
     let extent = extent(token, x);
@@ -206,7 +207,7 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
     x: &[T],
     max: T::Vector<S>,
     exp: &Exp<T::Vector<S>>,
-    ahead: usize,
+    ahead: Ahead,
 ) -> Sums<T::Vector<S>> {
     let lanes = T::LANES;
     let zero = T::Vector::<S>::splat(token, T::ZERO);
@@ -216,7 +217,7 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
     for group in &mut groups {
         let mut vectors = [zero; GROUP];
         for (i, vector) in vectors.iter_mut().enumerate() {
-            token.prefetch(group, i * lanes + ahead);
+            token.prefetch(group, ahead.index(i * lanes));
             *vector = T::Vector::<S>::load(token, &group[i * lanes..(i + 1) * lanes]);
         }
         sums.add::<MODE>(token, vectors, max, exp);

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::Temperature;
+use super::ahead::Ahead;
 use super::exp::Mode;
 use super::real::Real;
 use super::row::{self, Inputs, Map, Results};
@@ -56,10 +57,17 @@ impl<T: Real, R: Results<T>> Row<'_, T, R> {
 
 /// Writes one row that is a stream of its own. For `kept` see [`WriteNext`].
 #[inline(always)]
-pub(crate) fn write<S: Simd, T: Real, R: Results<T>>(token: S, x: &[T], out: &mut [T], kept: &[T], row: Row<'_, T, R>) {
+pub(crate) fn write<S: Simd, T: Real, R: Results<T>>(
+    token: S,
+    x: &[T],
+    out: &mut [T],
+    kept: &[T],
+    row: Row<'_, T, R>,
+    ahead: Ahead,
+) {
     let elements = 0..x.len();
     let stream = &mut Stream::new(x, out);
-    token.call(WriteNext { stream, elements, kept, row, before: None });
+    token.call(WriteNext { stream, elements, kept, row, before: None, ahead });
 }
 
 /// The stream's next row, of at least `LANES` elements unless it is the only one.
@@ -72,6 +80,8 @@ pub(crate) struct WriteNext<'r, 'a, T, R> {
     pub(crate) row: Row<'r, T, R>,
     /// The row before, where there is one.
     pub(crate) before: Option<Row<'r, T, R>>,
+    /// What is asked for meanwhile, from the row's first element on.
+    pub(crate) ahead: Ahead,
 }
 
 impl<T: Real, R: Results<T>> Kernel for WriteNext<'_, '_, T, R> {
@@ -79,7 +89,11 @@ impl<T: Real, R: Results<T>> Kernel for WriteNext<'_, '_, T, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        if self.kept.is_empty() {
+        if S::COMPACT {
+            // This level has no stores past the cache.
+            let (x, out) = self.stream.row(self.elements);
+            self.row.write_some(token, Inputs { x, kept: &[] }, out);
+        } else if self.kept.is_empty() {
             self.write::<S, false>(token);
         } else {
             self.write::<S, true>(token);
@@ -104,7 +118,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
 
     #[inline(always)]
     fn write_in_mode<S: Simd, const KEPT: bool, const MODE: u8>(self, token: S) {
-        let Self { stream, elements, kept, row, before } = self;
+        let Self { stream, elements, kept, row, before, ahead } = self;
         let Stream { x, out, written } = stream;
         let (start, end, lanes) = (elements.start, elements.end, T::LANES);
         let kept_from = |at: usize| if KEPT { &kept[at + lanes - start..] } else { &x[at..] };
@@ -146,7 +160,10 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let lines = T::Vector::<S>::lines(out).1;
         let lines = lines[(at.max(head) - head) / lanes..].iter_mut();
         let (x_lines, kept_lines) = (&x[at..at + whole], &kept_from(at)[..whole]);
-        for ((line, x), kept) in lines.zip(x_lines.chunks_exact(lanes)).zip(kept_lines.chunks_exact(lanes)) {
+        let ahead = ahead.from(at - start);
+        let vectors = lines.zip(x_lines.chunks_exact(lanes)).zip(kept_lines.chunks_exact(lanes));
+        for (index, ((line, x), kept)) in vectors.enumerate() {
+            token.prefetch(x_lines, ahead.index(index * lanes));
             let p = T::Vector::<S>::load(token, kept);
             map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).stream(line);
         }

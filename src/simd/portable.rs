@@ -167,12 +167,14 @@ vector!(F32, f32, 16, {
         Self(self.0.map(|lane| f32::from_bits((lane.to_bits() << 20) & EXPONENT.cast_unsigned())))
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
     fn step(self, steps: Self) -> Self {
         Self(self.0.map(|lane| steps.0[(lane.to_bits() & 7) as usize]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
     fn power(self, powers: Self) -> Self {
         let mut lanes = self.step(powers).0;
         for (lane, z) in lanes.iter_mut().zip(self.0) {

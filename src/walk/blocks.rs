@@ -3,10 +3,11 @@
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::rows::{AHEAD, Reader};
+use super::rows::Reader;
 use super::{Call, Function, Interrupt, OUT, share};
 use crate::error::Result;
 use crate::kernel::Temperature;
+use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold, Precision};
 use crate::kernel::row::{self, Inputs, Results, Store};
@@ -111,7 +112,7 @@ impl<C: Compute> Blocks<'_, C> {
         temperature: &Temperature<C>,
         fixed: Option<Shift<C>>,
     ) -> Result<Fold<C>> {
-        let fold = FoldBlock::<C, P> { blocks: self, row, block, temperature, fixed, precision: PhantomData };
+        let fold = FoldBlock::<C, C::Sum<P>> { blocks: self, row, block, temperature, fixed, precision: PhantomData };
         dispatch(self.call.level, fold)
     }
 
@@ -139,11 +140,11 @@ impl<C: Compute, P: Precision> Kernel for FoldBlock<'_, C, P> {
         let elements = self.blocks.elements(self.block);
         if self.blocks.lent {
             let x = reader.source.row(self.row, elements);
-            return Ok(fold::fold::<S, C, P>(token, x, &mut [], self.temperature, self.fixed, AHEAD));
+            return Ok(fold::fold::<S, C, P>(token, x, &mut [], self.temperature, self.fixed, Ahead::ONCE));
         }
         let mut data = scratch(elements.len())?;
         reader.read(self.row, elements, &mut data);
-        Ok(fold::fold::<S, C, P>(token, &data, &mut [], self.temperature, self.fixed, 0))
+        Ok(fold::fold::<S, C, P>(token, &data, &mut [], self.temperature, self.fixed, Ahead::NONE))
     }
 }
 
@@ -188,7 +189,7 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
             let out = self.part.row(row, elements);
             let (temperature, results) = (self.temperature, self.folded);
             if self.store == Store::Streaming {
-                stream::write(token, x, out, &[], stream::Row { temperature, results });
+                stream::write(token, x, out, &[], stream::Row { temperature, results }, Ahead::ONCE);
                 token.fence();
             } else {
                 let inputs = Inputs { x, kept: &[] };

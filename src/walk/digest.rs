@@ -8,10 +8,11 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::rows::{AHEAD, Reader};
+use super::rows::Reader;
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::element::DType;
 use crate::error::{Error, Result};
+use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
 use crate::kernel::{Real, Temperature};
@@ -74,7 +75,7 @@ pub(crate) struct Chunk<'a, C> {
     /// The shift of all chunks, if the row is read again.
     pub(crate) fixed: Option<Shift<C>>,
     /// Elements to ask for ahead.
-    pub(crate) ahead: usize,
+    pub(crate) ahead: Ahead,
 }
 
 /// What else is known of a complete row.
@@ -412,7 +413,7 @@ impl<C: Compute> Block<'_, C> {
             reader.read(row, elements, room);
             room
         };
-        let ahead = if lent { AHEAD } else { 0 };
+        let ahead = if lent { Ahead::ONCE } else { Ahead::NONE };
         for (index, x) in block.chunks(CHUNK).enumerate() {
             let first = start + index * CHUNK;
             digest.chunk(token, state, Chunk { x, first, temperature, fixed, ahead });
@@ -539,7 +540,7 @@ impl<D: Digest, C: Compute> Rows<'_, D, C> {
                     first: start,
                     temperature: &temperatures[lane],
                     fixed: fixed[lane],
-                    ahead: 0,
+                    ahead: Ahead::NONE,
                 };
                 if !by_block {
                     digest.chunk(token, state, chunk);

@@ -5,6 +5,7 @@ use super::rows::Reader;
 use super::tiles::Tiles;
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::error::{Error, Result};
+use crate::kernel::ahead::Ahead;
 use crate::kernel::double::Double;
 use crate::kernel::fold::{self, BLOCK, Exact, Fold};
 use crate::kernel::log::ln_1p_double;
@@ -301,7 +302,7 @@ impl<R: Reduction, C: Compute> Kernel for ByRow<'_, R, C> {
                     reader.source.row(row, 0..reader.len),
                     &mut [],
                     &temperature,
-                    super::rows::AHEAD,
+                    Ahead::ONCE,
                 )
             } else {
                 reader.fold::<S, Exact>(token, row, &temperature, &mut self.scratch, &mut [])

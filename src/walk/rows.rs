@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
 use crate::kernel::Temperature;
+use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold, FoldRows, Lanes, PIECES, Precision};
 use crate::kernel::row::{self, Inputs, Results, Store};
@@ -24,12 +25,9 @@ fn group(len: usize) -> usize {
 
 /// The longest row of which p is kept for the second read: it must stay in the second cache, with the row itself.
 /// Longer ones compute it again.
-pub(super) const KEPT: usize = 40_000;
+pub(super) const KEPT: usize = 4096;
 // Rows of more than one block keep nothing, so that what is kept need not be cut into blocks.
 const _: () = assert!(KEPT <= BLOCK);
-
-/// Elements that are asked for ahead of the sum.
-pub(super) const AHEAD: usize = 2048;
 
 pub(super) fn run<F: Function, C: Compute>(
     call: &Call<'_>,
@@ -108,7 +106,7 @@ impl<C: Compute> Reader<'_, C> {
         scratch: &mut [C],
         kept: &mut [C],
     ) -> Fold<C> {
-        token.call(FoldCopied::<C, P> { reader: self, row, temperature, scratch, kept, precision: PhantomData })
+        token.call(FoldCopied::<C, C::Sum<P>> { reader: self, row, temperature, scratch, kept, precision: PhantomData })
     }
 
     /// The fold of a row without the logits that equal `max`.
@@ -160,7 +158,7 @@ impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
                 let data = &mut scratch[..block.len()];
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[block.clone()] };
                 reader.read(row, block, data);
-                fold = fold.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, 0));
+                fold = fold.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, Ahead::NONE));
             }
             if fixed.is_some() {
                 return fold;
@@ -245,6 +243,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let (reader, len) = (self.reader, self.reader.len);
         let x = reader.source.rows_dense::<C>(rows.start, rows.len());
         let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
+        let streaming = self.store == Store::Streaming;
         let mut stream = Stream::new(x, out);
         let mut folds = [Fold::empty(C::ZERO); PIECES];
         let mut sums = [Lanes::default(); PIECES];
@@ -255,13 +254,14 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         for first in rows.clone().step_by(self.group) {
             let start = (first - rows.start) * len;
             group.count = self.group.min(rows.end - first);
+            let elements = group.count * len;
             group.temperature = reader.temperatures.of(first);
-            let fold = FoldRows::<C, F::Sum> {
-                x: &x[start..start + group.count * len],
+            let fold = FoldRows::<C, C::Sum<F::Sum>> {
+                x: &x[start..start + elements],
                 len,
                 kept: self.kept.get_mut(C::LANES..).unwrap_or_default(),
                 temperature: &group.temperature,
-                ahead: AHEAD,
+                ahead: if streaming { Ahead::first(elements) } else { Ahead::ONCE },
                 folds: &mut folds[..group.count],
                 sums: &mut sums,
                 precision: PhantomData,
@@ -274,9 +274,10 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 let elements = start + index * len..start + (index + 1) * len;
                 let kept = if self.kept.is_empty() { &[] } else { &self.kept[index * len..][..C::LANES + len] };
                 let row = group.row(index);
-                if self.store == Store::Streaming {
+                if streaming {
                     let before = if index > 0 { Some(group.row(index - 1)) } else { before.last() };
-                    token.call(stream::WriteNext { stream: &mut stream, elements, kept, row, before });
+                    let ahead = Ahead::second(group.count * len).from(index * len);
+                    token.call(stream::WriteNext { stream: &mut stream, elements, kept, row, before, ahead });
                 } else {
                     let (x, out) = stream.row(elements);
                     let inputs = Inputs { x, kept: kept.get(C::LANES..).unwrap_or_default() };
@@ -298,7 +299,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let data = self.part.row::<C>(row, 0..self.reader.len);
         let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
         let kept = &mut self.kept[..keeps];
-        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, AHEAD);
+        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, Ahead::ONCE);
         let rest = |max| self.reader.rest(token, row, &temperature, max);
         let folded = F::row(token, &fold, &temperature, &rest);
         let data = self.part.row::<C>(row, 0..self.reader.len);

@@ -7,10 +7,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::rows::{AHEAD, KEPT};
+use super::rows::KEPT;
 use super::{Arguments, Call, Function, Interrupt, OUT, TASK, Temperatures, check_out, rows_temperature, share};
 use crate::error::{Error, Result};
 use crate::kernel::Temperature;
+use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::row::{self, Inputs, Store};
@@ -287,19 +288,25 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         if F::KEEPS && len <= KEPT { len } else { 0 }
     }
 
+    /// What is asked for while a segment is folded.
+    fn ahead(&self, len: usize) -> Ahead {
+        if self.store == Store::Streaming { Ahead::first(len) } else { Ahead::ONCE }
+    }
+
     /// A segment that is read and written where it lies.
     #[inline(always)]
     fn lent<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
         let keeps = Self::keeps(elements.len());
+        let ahead = self.ahead(elements.len());
         let kept = &mut self.kept[C::LANES..][..keeps];
         let x = self.source.row::<C>(0, elements.clone());
-        let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, AHEAD);
+        let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
         let results = &self.results(token, &fold, &elements, temperature);
         let x = self.source.row::<C>(0, elements.clone());
         let out = self.part.row(0, elements);
         if self.store == Store::Streaming {
             let kept = if keeps == 0 { &[] } else { &self.kept[..C::LANES + keeps] };
-            stream::write(token, x, out, kept, stream::Row { temperature, results });
+            stream::write(token, x, out, kept, stream::Row { temperature, results }, Ahead::second(x.len()));
         } else {
             let inputs = Inputs { x, kept: &self.kept[C::LANES..][..keeps] };
             token.call(row::Write { inputs, out, temperature, results });
@@ -312,7 +319,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         let keeps = Self::keeps(elements.len());
         let kept = &mut self.kept[..keeps];
         let data = self.part.row::<C>(0, elements.clone());
-        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, temperature, AHEAD);
+        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, temperature, Ahead::ONCE);
         let results = &self.results(token, &fold, &elements, temperature);
         let data = self.part.row::<C>(0, elements);
         token.call(row::WriteInPlace { data, kept: &self.kept[..keeps], temperature, results });
@@ -330,7 +337,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
                 let data = &mut self.scratch[..(elements.end - start).min(BLOCK)];
                 self.source.read(0, start, data);
                 let kept = &mut self.kept[..keeps.min(data.len())];
-                fold = fold.with(fold::fold::<S, C, F::Sum>(token, data, kept, temperature, fixed, 0));
+                fold = fold.with(fold::fold::<S, C, F::Sum>(token, data, kept, temperature, fixed, Ahead::NONE));
             }
             if fixed.is_some() {
                 break fold;

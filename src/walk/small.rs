@@ -3,6 +3,7 @@
 use super::Function;
 use crate::error::Result;
 use crate::kernel::Temperature;
+use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::is_extreme;
 use crate::kernel::fold;
 use crate::kernel::row::{self, Inputs};
@@ -76,7 +77,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     fn run<S: Simd>(self, token: S) {
         let temperature = Temperature::new(self.temperature);
         for (x, out) in self.x.chunks_exact(self.len).zip(self.out.chunks_exact_mut(self.len)) {
-            let fold = fold::fold_row::<S, C, F::Sum>(token, x, &mut [], &temperature, 0);
+            let fold = fold::fold_row::<S, C, F::Sum>(token, x, &mut [], &temperature, Ahead::NONE);
             let rest = |max| {
                 fold::fold_without(token, x.len(), &temperature, max, &mut |start, to| {
                     to.copy_from_slice(&x[start..start + to.len()]);

@@ -103,7 +103,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
     /// The folds of `lanes` rows from `first` on. The logits are in working memory afterwards, if a tile has whole rows.
     #[inline(always)]
     pub(super) fn fold<S: Simd, P: Precision>(&mut self, token: S, first: usize, lanes: usize) {
-        token.call(FoldTile::<C, P> { tiles: self, first, lanes, precision: PhantomData });
+        token.call(FoldTile::<C, C::Sum<P>> { tiles: self, first, lanes, precision: PhantomData });
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! A stream of rows against the same rows one by one: every alignment, rows that need each mode, rows of NaN between.
 
 use super::{Row, Stream, WriteNext};
+use crate::kernel::ahead::Ahead;
 use crate::kernel::fold::{Fold, Rounded, fold_row};
 use crate::kernel::row::{Inputs, Quotient, Write};
 use crate::kernel::{Real, Temperature};
@@ -27,7 +28,7 @@ impl<T: Real> Kernel for Both<'_, T> {
         for (row, x) in x.chunks_exact(len).enumerate() {
             let kept = if keep { &mut kept[T::LANES + row * len..][..len] } else { &mut [] };
             let temperature = &temperatures[row % 2];
-            let fold: Fold<T> = fold_row::<S, T, Rounded>(token, x, kept, temperature, 0);
+            let fold: Fold<T> = fold_row::<S, T, Rounded>(token, x, kept, temperature, Ahead::NONE);
             results.push(Quotient::new(&fold, temperature));
         }
         let mut stream = Stream::new(x, streamed);
@@ -36,7 +37,7 @@ impl<T: Real> Kernel for Both<'_, T> {
             let elements = row * len..(row + 1) * len;
             let kept = if keep { &kept[row * len..][..T::LANES + len] } else { &[] };
             let before = row.checked_sub(1).map(row_of);
-            token.call(WriteNext { stream: &mut stream, elements, kept, row: row_of(row), before });
+            token.call(WriteNext { stream: &mut stream, elements, kept, row: row_of(row), before, ahead: Ahead::NONE });
 
             let inputs = Inputs { x, kept: kept.get(T::LANES..).unwrap_or_default() };
             let Row { temperature, results } = row_of(row);

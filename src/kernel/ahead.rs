@@ -1,0 +1,52 @@
+//! Which memory is asked for before it is needed.
+//!
+//! A row is read twice, and between the two its results' way to memory is idle: first only reading, then only
+//! writing. So that memory has both to do all the time, the logits of later rows are asked for through both reads, at
+//! half the pace:
+//!
+//! ```text
+//! row i         fold ........................  write ........................
+//! asked for     second half of row i + 1 ....  first half of row i + 2 ......      (and MARGIN elements further on)
+//! ```
+
+/// How far ahead of the present element.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    distance: usize,
+    /// 1 at half the pace, else 0.
+    halved: u32,
+}
+
+/// Elements that are asked for at least ahead of the first read, so that memory has the time.
+const MARGIN: usize = 1024;
+
+impl Ahead {
+    /// Of nothing.
+    pub(crate) const NONE: Self = Self { distance: 0, halved: 0 };
+    /// Of logits that are read once, or from the cache.
+    pub(crate) const ONCE: Self = Self { distance: 2 * MARGIN, halved: 0 };
+
+    /// Of the first read of `len` elements that will be read twice, and of others after them.
+    #[inline(always)]
+    pub(crate) fn first(len: usize) -> Self {
+        Self { distance: len / 2 + MARGIN, halved: 1 }
+    }
+
+    /// Of the second read.
+    #[inline(always)]
+    pub(crate) fn second(len: usize) -> Self {
+        Self { distance: len + MARGIN, halved: 1 }
+    }
+
+    /// The same, seen from an element further on.
+    #[inline(always)]
+    pub(crate) fn from(self, element: usize) -> Self {
+        Self { distance: self.index(element).saturating_sub(element), ..self }
+    }
+
+    /// The element to be asked for at another.
+    #[inline(always)]
+    pub(crate) fn index(self, element: usize) -> usize {
+        self.distance + (element >> self.halved)
+    }
+}
