@@ -69,11 +69,13 @@ impl<'a> Source<'a> {
     }
 
     /// Copies elements of a row, from `start` on, converted to the compute type.
+    #[inline(never)]
     pub(crate) fn read<C: Compute>(&self, row: usize, start: usize, to: &mut [C]) {
         self.visit(row, start, to, |to, from| *to = from);
     }
 
     /// For a source of booleans: puts `value` wherever it is false.
+    #[inline(never)]
     pub(crate) fn exclude<C: Compute>(&self, row: usize, start: usize, to: &mut [C], value: C) {
         self.visit(row, start, to, |to: &mut C, from: C| {
             if from == C::ZERO {
@@ -93,11 +95,13 @@ impl<'a> Source<'a> {
     }
 
     /// Copies a tile: element `start + i` of row `first + lane` to `to[i * pitch + lane]`.
+    #[inline(never)]
     pub(crate) fn read_tile<C: Compute>(&self, tile: Tile, to: &mut [C]) {
         self.visit_tile(tile, to, |to, from| *to = from);
     }
 
     /// [`Source::exclude`] for a tile.
+    #[inline(never)]
     pub(crate) fn exclude_tile<C: Compute>(&self, tile: Tile, to: &mut [C], value: C) {
         self.visit_tile(tile, to, |to: &mut C, from: C| {
             if from == C::ZERO {

@@ -147,6 +147,7 @@ impl Part<'_> {
     }
 
     /// Writes elements of a row, from `start` on, converted to the array's dtype.
+    #[inline(never)]
     pub(crate) fn write<C: Compute>(&mut self, row: usize, start: usize, from: &[C]) {
         assert!(self.rows.contains(&row));
         assert!(self.elements.start <= start && start + from.len() <= self.elements.end);
@@ -190,6 +191,7 @@ impl Part<'_> {
     }
 
     /// The reverse of [`Source::read_tile`].
+    #[inline(never)]
     pub(crate) fn write_tile<C: Compute>(&mut self, tile: Tile, from: &[C]) {
         assert!(self.rows.start <= tile.first && tile.first + tile.lanes <= self.rows.end);
         assert!(self.elements.start <= tile.start && tile.start + tile.len <= self.elements.end);

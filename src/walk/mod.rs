@@ -338,16 +338,21 @@ impl<C: Compute> Temperatures<'_, C> {
     fn of(&self, row: usize) -> Temperature<C> {
         match self {
             Self::All(temperature) => *temperature,
-            Self::Rows(source) => {
-                let mut value = [0.0f64];
-                source.read(row, 0, &mut value);
-                Temperature::new(value[0])
-            }
+            Self::Rows(source) => of_row(source, row),
         }
     }
 }
 
+/// The temperature of a row. (Not inlined into each kernel at each level.)
+#[inline(never)]
+fn of_row<C: Compute>(source: &Source<'_>, row: usize) -> Temperature<C> {
+    let mut value = [0.0f64];
+    source.read(row, 0, &mut value);
+    Temperature::new(value[0])
+}
+
 /// Whether a mask keeps no place of a row.
+#[inline(never)]
 fn keeps_none(mask: Option<&Source<'_>>, row: usize, len: usize) -> bool {
     let Some(mask) = mask else { return false };
     let mut places = [0.0f32; 256];
