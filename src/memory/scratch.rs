@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// The most buffers that a thread keeps, and the most elements of one.
 const BUFFERS: usize = 8;
-const ELEMENTS: usize = 128 * 1024;
+const ELEMENTS: usize = 256 * 1024;
 
 /// The buffers that a thread keeps.
 pub(crate) type Kept<C> = LocalKey<RefCell<Vec<Vec<C>>>>;

@@ -9,6 +9,7 @@ use super::{Grid, Tile, View, check, is_direct, row_offset, walk};
 use crate::element::{DType, Element};
 use crate::error::Result;
 use crate::shape::Plan;
+use crate::simd::{LINE, prefetch};
 
 /// An array as rows to read.
 pub(crate) struct Source<'a> {
@@ -136,6 +137,9 @@ impl<'a> Source<'a> {
     }
 }
 
+/// How many lines of a grid ahead memory is asked.
+const LINES_AHEAD: isize = 16;
+
 /// See [`Source::load`].
 fn load<E: Raw, C: Compute>(from: *const u8, grid: Grid, swapped: bool, to: &mut [C], visit: &impl Fn(&mut C, C)) {
     // SAFETY, for both reads: the callers pass offsets and strides of a plan that `check` found to stay within the
@@ -144,6 +148,13 @@ fn load<E: Raw, C: Compute>(from: *const u8, grid: Grid, swapped: bool, to: &mut
         let from = from.wrapping_offset(grid.apart * line.cast_signed());
         let to = &mut to[line * grid.pitch..][..grid.count];
         if !swapped && grid.stride == size_of::<E>().cast_signed() {
+            if grid.lines > 1 {
+                // Lines far apart are none that the processor would foresee.
+                let ahead = from.wrapping_offset(grid.apart * LINES_AHEAD);
+                for line in (0..grid.count * size_of::<E>()).step_by(LINE) {
+                    prefetch(ahead.wrapping_add(line));
+                }
+            }
             // A loop of its own, with a constant stride, so that the compiler can make vectors of it.
             for (i, to) in to.iter_mut().enumerate() {
                 #[allow(unsafe_code, reason = "reads elements of any alignment")]

@@ -63,6 +63,19 @@ pub(crate) trait Simd: Copy + 'static {
     fn fence(self);
 }
 
+/// Asks for the cache line at an address, whatever it is. (For code that no level is compiled for.)
+#[inline(always)]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction is part of every x86-64, and it never faults; the pointer is not dereferenced.
+    #[allow(unsafe_code, reason = "an intrinsic")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// One line of output that a streaming store may fill.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]

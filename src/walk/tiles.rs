@@ -16,9 +16,9 @@ pub(super) const FEW: usize = 64;
 /// From so many rows on.
 pub(super) const MANY: usize = 8;
 
-/// Elements of a tile that stays in the first cache, and of one that stays in the second.
+/// Elements of a tile that stays in the first cache, and of one that stays in the last.
 const SMALL: usize = 4 * 1024;
-const LARGE: usize = 128 * 1024;
+const LARGE: usize = 256 * 1024;
 
 /// The most lanes of a tile.
 pub(super) const WIDEST: usize = 256;
@@ -74,8 +74,10 @@ impl<'a, C: Compute> Tiles<'a, C> {
     pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
         let lanes = call.plan.outer.last().map_or(1, |dim| dim.len);
         let mut data = scratch(width * if whole { reader.len } else { CHUNK })?;
-        // Lanes past the rows are computed too, and nobody reads what comes of it.
-        data.fill(C::ZERO);
+        if !lanes.is_multiple_of(C::LANES) {
+            // Lanes past the rows are computed too, and nobody reads what comes of it.
+            data.fill(C::ZERO);
+        }
         let strips = vec![Folds::empty(); width / C::LANES];
         let blocks = strips.clone();
         let distinct = if matches!(reader.temperatures, super::Temperatures::All(_)) { 1 } else { width };
