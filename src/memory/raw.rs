@@ -101,6 +101,9 @@ pub(crate) trait Compute: Real + Element + RawFloat {
     fn of<E: Raw>(element: E) -> Self;
     #[doc(hidden)]
     fn into<E: RawFloat>(self) -> E;
+    /// `if keep { self } else { other }`, without a branch: masks are not to be foreseen.
+    #[doc(hidden)]
+    fn or(self, other: Self, keep: bool) -> Self;
     /// The working memory that this thread keeps.
     #[doc(hidden)]
     fn kept() -> &'static Kept<Self>;
@@ -115,6 +118,11 @@ impl Compute for f32 {
     #[inline(always)]
     fn into<E: RawFloat>(self) -> E {
         E::of_f32(self)
+    }
+    #[inline(always)]
+    fn or(self, other: Self, keep: bool) -> Self {
+        let keep = u32::from(keep).wrapping_neg();
+        Self::from_bits((self.to_bits() & keep) | (other.to_bits() & !keep))
     }
     fn kept() -> &'static Kept<Self> {
         thread_local!(static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) });
@@ -131,6 +139,11 @@ impl Compute for f64 {
     #[inline(always)]
     fn into<E: RawFloat>(self) -> E {
         E::of_f64(self)
+    }
+    #[inline(always)]
+    fn or(self, other: Self, keep: bool) -> Self {
+        let keep = u64::from(keep).wrapping_neg();
+        Self::from_bits((self.to_bits() & keep) | (other.to_bits() & !keep))
     }
     fn kept() -> &'static Kept<Self> {
         thread_local!(static KEPT: RefCell<Vec<Vec<f64>>> = const { RefCell::new(Vec::new()) });

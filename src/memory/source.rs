@@ -75,14 +75,29 @@ impl<'a> Source<'a> {
         self.visit(row, start, to, |to, from| *to = from);
     }
 
+    /// [`Source::read`] for half precision that lies in memory element after element, compiled for the level of the
+    /// kernel that it is inlined into; false, and nothing done, for anything else.
+    #[inline(always)]
+    pub(crate) fn read_halves<C: Compute>(&self, row: usize, start: usize, to: &mut [C]) -> bool {
+        macro_rules! read {
+            ($($half:ty),*) => {$(
+                if self.lends::<$half>() {
+                    let from = self.row::<$half>(row, start..start + to.len());
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to = C::of(*from);
+                    }
+                    return true;
+                }
+            )*};
+        }
+        read!(f16, bf16);
+        false
+    }
+
     /// For a source of booleans: puts `value` wherever it is false.
     #[inline(never)]
     pub(crate) fn exclude<C: Compute>(&self, row: usize, start: usize, to: &mut [C], value: C) {
-        self.visit(row, start, to, |to: &mut C, from: C| {
-            if from == C::ZERO {
-                *to = value;
-            }
-        });
+        self.visit(row, start, to, |to: &mut C, from: C| *to = to.or(value, from != C::ZERO));
     }
 
     fn visit<C: Compute>(&self, row: usize, start: usize, to: &mut [C], visit: impl Fn(&mut C, C)) {
@@ -104,11 +119,7 @@ impl<'a> Source<'a> {
     /// [`Source::exclude`] for a tile.
     #[inline(never)]
     pub(crate) fn exclude_tile<C: Compute>(&self, tile: Tile, to: &mut [C], value: C) {
-        self.visit_tile(tile, to, |to: &mut C, from: C| {
-            if from == C::ZERO {
-                *to = value;
-            }
-        });
+        self.visit_tile(tile, to, |to: &mut C, from: C| *to = to.or(value, from != C::ZERO));
     }
 
     fn visit_tile<C: Compute>(&self, tile: Tile, to: &mut [C], visit: impl Fn(&mut C, C)) {

@@ -160,6 +160,24 @@ impl Part<'_> {
         });
     }
 
+    /// [`Part::write`] for half precision that lies in memory element after element, compiled for the level of the
+    /// kernel that it is inlined into; false, and nothing done, for anything else.
+    #[inline(always)]
+    pub(crate) fn write_halves<C: Compute>(&mut self, row: usize, start: usize, from: &[C]) -> bool {
+        macro_rules! write {
+            ($($half:ty),*) => {$(
+                if self.lends::<$half>() {
+                    for (to, from) in self.row::<$half>(row, start..start + from.len()).iter_mut().zip(from) {
+                        *to = (*from).into();
+                    }
+                    return true;
+                }
+            )*};
+        }
+        write!(f16, bf16);
+        false
+    }
+
     /// Writes the one result of a row of a reduction.
     pub(crate) fn write_one<C: Compute>(&mut self, row: usize, value: C) {
         assert!(self.rows.contains(&row) && self.target.len == 1);

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::rows::Reader;
+use super::rows::{Reader, WriteCopied};
 use super::{Call, Function, Interrupt, OUT, share};
 use crate::error::Result;
 use crate::kernel::Temperature;
@@ -143,7 +143,7 @@ impl<C: Compute, P: Precision> Kernel for FoldBlock<'_, C, P> {
             return Ok(fold::fold::<S, C, P>(token, x, &mut [], self.temperature, self.fixed, Ahead::ONCE));
         }
         let mut data = scratch(elements.len())?;
-        reader.read(self.row, elements, &mut data);
+        reader.copy(token, self.row, elements, &mut data);
         Ok(fold::fold::<S, C, P>(token, &data, &mut [], self.temperature, self.fixed, Ahead::NONE))
     }
 }
@@ -201,12 +201,12 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         if self.vacant {
             data.fill(C::from_f64(F::EXCLUDED));
         } else {
-            reader.read(row, elements.clone(), &mut data);
+            reader.copy(token, row, elements.clone(), &mut data);
             let (temperature, results) = (self.temperature, self.folded);
             token.call(row::WriteInPlace { data: &mut data, kept: &[], temperature, results });
             reader.exclude_of_undefined::<F>(row, elements.start, &mut data, results.is_undefined());
         }
-        self.part.write(row, elements.start, &data);
+        token.call(WriteCopied { part: &mut self.part, row, start: elements.start, from: &data });
         Ok(())
     }
 }

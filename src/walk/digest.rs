@@ -410,7 +410,7 @@ impl<C: Compute> Block<'_, C> {
             reader.source.row(row, elements)
         } else {
             let room = &mut room[..elements.len()];
-            reader.read(row, elements, room);
+            reader.copy(token, row, elements, room);
             room
         };
         let ahead = if lent { Ahead::ONCE } else { Ahead::NONE };

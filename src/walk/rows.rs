@@ -41,21 +41,24 @@ pub(super) fn run<F: Function, C: Compute>(
     let cut = Cut { rows: call.rows_per_task(), elements: usize::MAX };
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
-        let lent = mask.is_none() && part.lends::<C>() && (call.in_place || source.lends::<C>());
-        let room = if lent { 0 } else { len.min(BLOCK) };
-        let dense = lent && !call.in_place && source.is_dense::<C>() && part.is_dense::<C>();
-        let group = if dense && temperatures.is_one_for_all() { group(len) } else { 1 };
+        let manner = match (part.lends::<C>(), mask.is_none(), source.lends::<C>()) {
+            (true, true, _) if call.in_place => Manner::InPlace,
+            (true, true, true) if source.is_dense::<C>() && part.is_dense::<C>() => Manner::Dense,
+            (true, true, true) => Manner::Lent,
+            (true, ..) if !call.in_place => Manner::CopiedIn,
+            _ => Manner::Copied,
+        };
+        let room = if matches!(manner, Manner::CopiedIn | Manner::Copied) { len.min(BLOCK) } else { 0 };
+        let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group(len) } else { 1 };
         let keeps = if F::KEEPS && len <= KEPT { C::LANES + len * group } else { 0 };
         dispatch(
             call.level,
             Rows::<F, C> {
                 reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
-                in_place: call.in_place,
-                lent,
+                manner,
                 store,
                 part,
                 scratch: scratch(room)?,
-                dense,
                 group,
                 kept: scratch(keeps)?,
                 function: PhantomData,
@@ -78,8 +81,19 @@ impl<C: Compute> Reader<'_, C> {
     /// Copies elements of a row into working memory; places that the mask leaves out become minus infinity.
     pub(super) fn read(&self, row: usize, elements: Range<usize>, to: &mut [C]) {
         self.source.read(row, elements.start, to);
+        self.exclude(row, elements.start, to);
+    }
+
+    /// [`Reader::read`] for many elements.
+    #[inline(always)]
+    pub(super) fn copy<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C]) {
+        token.call(Copy { source: self.source, row, start: elements.start, to });
+        self.exclude(row, elements.start, to);
+    }
+
+    fn exclude(&self, row: usize, start: usize, to: &mut [C]) {
         if let Some(mask) = self.mask {
-            mask.exclude(row, elements.start, to, C::NEG_INFINITY);
+            mask.exclude(row, start, to, C::NEG_INFINITY);
         }
     }
 
@@ -112,7 +126,7 @@ impl<C: Compute> Reader<'_, C> {
     /// The fold of a row without the logits that equal `max`.
     pub(super) fn rest<S: Simd>(&self, token: S, row: usize, temperature: &Temperature<C>, max: C) -> Fold<C> {
         fold::fold_without(token, self.len, temperature, max, &mut |start, to| {
-            self.read(row, start..start + to.len(), to);
+            self.copy(token, row, start..start + to.len(), to);
         })
     }
 
@@ -132,6 +146,44 @@ impl<C: Compute> Reader<'_, C> {
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let len = self.len;
         (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
+    }
+}
+
+/// The arguments of [`Reader::copy`].
+struct Copy<'r, 'a, C> {
+    source: &'r Source<'a>,
+    row: usize,
+    start: usize,
+    to: &'r mut [C],
+}
+
+impl<C: Compute> Kernel for Copy<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        if !self.source.read_halves(self.row, self.start, self.to) {
+            self.source.read(self.row, self.start, self.to);
+        }
+    }
+}
+
+/// Copies elements of a row from working memory to where they belong.
+pub(super) struct WriteCopied<'r, 'a, C> {
+    pub(super) part: &'r mut Part<'a>,
+    pub(super) row: usize,
+    pub(super) start: usize,
+    pub(super) from: &'r [C],
+}
+
+impl<C: Compute> Kernel for WriteCopied<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        if !self.part.write_halves(self.row, self.start, self.from) {
+            self.part.write(self.row, self.start, self.from);
+        }
     }
 }
 
@@ -157,7 +209,7 @@ impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
             for block in reader.blocks() {
                 let data = &mut scratch[..block.len()];
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[block.clone()] };
-                reader.read(row, block, data);
+                reader.copy(token, row, block, data);
                 fold = fold.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, Ahead::NONE));
             }
             if fixed.is_some() {
@@ -171,18 +223,29 @@ impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
     }
 }
 
+/// How the rows of a task are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Where they lie, which is one after another.
+    Dense,
+    /// Where they lie.
+    Lent,
+    /// Where they lie, results in the place of logits.
+    InPlace,
+    /// Logits by way of working memory, results where they lie.
+    CopiedIn,
+    /// Both by way of working memory.
+    Copied,
+}
+
 /// The rows of a task.
 struct Rows<'a, F, C: Compute> {
     reader: Reader<'a, C>,
-    in_place: bool,
-    /// Whether rows are used where they lie, both those that are read and those that are written.
-    lent: bool,
+    manner: Manner,
     store: Store,
     part: Part<'a>,
-    /// Room for a block, where rows are not lent.
+    /// Room for a block, where rows are copied.
     scratch: Scratch<C>,
-    /// Whether they are, not in place, and lie one after another.
-    dense: bool,
     /// The rows that are folded together: the most, where they lie one after another and share a temperature.
     group: usize,
     /// Room for what the folds of a group keep, after `LANES` elements of the row before; or nothing.
@@ -196,17 +259,15 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     #[inline(always)]
     fn run<S: Simd>(mut self, token: S) {
         let rows = self.part.rows.clone();
-        if self.dense {
+        if self.manner == Manner::Dense {
             self.lent(token, rows);
         } else {
             // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.
             for row in rows {
-                if !self.lent {
-                    self.copied(token, row);
-                } else if self.in_place {
-                    self.in_place(token, row);
-                } else {
-                    self.lent(token, row..row + 1);
+                match self.manner {
+                    Manner::Dense | Manner::Lent => self.lent(token, row..row + 1),
+                    Manner::InPlace => self.in_place(token, row),
+                    Manner::CopiedIn | Manner::Copied => self.copied(token, row),
                 }
             }
         }
@@ -319,16 +380,27 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         for block in reader.blocks() {
             let data = &mut self.scratch[..block.len()];
             if reader.len > BLOCK {
-                reader.read(row, block.clone(), data);
+                reader.copy(token, row, block.clone(), data);
             }
             if vacant {
                 data.fill(C::from_f64(F::EXCLUDED));
             } else {
                 let kept = &self.kept[..keeps];
+                if self.manner == Manner::CopiedIn && !folded.is_undefined() {
+                    let out = self.part.row::<C>(row, block.clone());
+                    let (temperature, results) = (&temperature, &folded);
+                    // Rows share lines, and to write one in two parts takes as long as to write a short row.
+                    if self.store == Store::Streaming && reader.len > KEPT {
+                        stream::write(token, data, out, &[], stream::Row { temperature, results }, Ahead::NONE);
+                    } else {
+                        token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });
+                    }
+                    continue;
+                }
                 token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
                 reader.exclude_of_undefined::<F>(row, block.start, data, folded.is_undefined());
             }
-            self.part.write(row, block.start, data);
+            token.call(WriteCopied { part: &mut self.part, row, start: block.start, from: data });
         }
     }
 }
