@@ -84,7 +84,9 @@ impl<'a> Options<'a> {
 
 /// Refuses what is not a temperature.
 pub(crate) fn check_temperature(value: f64) -> Result<f64> {
-    if value > 0.0 && value < f64::INFINITY {
+    // By its bits, for which the flags do not matter that may have been set before the call: with denormals-are-zero,
+    // no subnormal number is greater than 0.
+    if (1..f64::INFINITY.to_bits()).contains(&value.to_bits()) {
         return Ok(value);
     }
     let hint = if value == 0.0 { " (for the limit at temperature 0, use argmax)" } else { "" };

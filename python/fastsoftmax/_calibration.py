@@ -11,6 +11,7 @@ import numpy as np
 
 import fastsoftmax
 
+from ._flags import guarded
 from ._temperature import LabelledLogits, check_labels, plain, root
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ ABOVE_ONE: Final = 0.01  # by what a probability may exceed 1: bfloat16 rounds b
 # -- temperature ---------------------------------------------------------------------------------------------
 
 
+@guarded
 def fit_temperature(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -199,6 +201,7 @@ def calibration_error(
     from_logits: bool = False,
     return_bins: Literal[True],
 ) -> CalibrationBins: ...
+@guarded
 def calibration_error(
     probs_or_logits: ArrayLike,
     labels: ArrayLike,
@@ -313,9 +316,11 @@ def reliability(
         count += np.bincount(place, minlength=n_bins)
         right += np.bincount(place, hit, n_bins)
         sums += np.bincount(place, confidence, n_bins)
-    with np.errstate(invalid="ignore"):
-        accuracy, confidence = right / count, sums / count
-    gap, share = np.abs(accuracy - confidence)[count > 0], (count / max(1, len(x)))[count > 0]
+    # Of empty bins np.nan, not the NaN of 0/0, whose sign differs from processor to processor.
+    some, empty = count > 0, np.full(n_bins, np.nan)
+    accuracy = np.divide(right, count, out=empty.copy(), where=some)
+    confidence = np.divide(sums, count, out=empty, where=some)
+    gap, share = np.abs(accuracy - confidence)[some], (count / max(1, len(x)))[some]
     if len(x) == 0:
         error = math.nan
     elif norm == "max":

@@ -31,6 +31,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 import fastsoftmax
 
 from ._blocks import blocks
+from ._flags import guarded
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -47,6 +48,7 @@ LN2: Final = (float.fromhex("0x1.62e42fefa0000p-1"), float.fromhex("0x1.cf79abc9
 """log(2) in two parts; the first has so few bits that its product with any exponent is exact."""
 
 
+@guarded
 def softmax(x: ArrayLike, axis: Axis = None) -> Any:
     """Return ``exp(x) / sum(exp(x))``, as `scipy.special.softmax` does.
 
@@ -88,6 +90,7 @@ def softmax(x: ArrayLike, axis: Axis = None) -> Any:
     return fastsoftmax.softmax(array, axis=axis)[()]
 
 
+@guarded
 def log_softmax(x: ArrayLike, axis: Axis = None) -> Any:
     """Return ``log(softmax(x))``, right where softmax itself is 0 or 1, as `scipy.special.log_softmax` does.
 
@@ -139,6 +142,7 @@ def log_softmax(x: ArrayLike, axis: Axis = None) -> Any:
     return result[()]
 
 
+@guarded
 def logsumexp(
     a: ArrayLike,
     axis: Axis = None,

@@ -23,6 +23,9 @@ use crate::simd::{Kernel, Simd, Vector};
 /// Of a sum less the maximum's term, the part from which on enough digits are left.
 const DOMINATED: f64 = 1.0 / 65536.0;
 
+/// The exponent below which y is taken for the logarithm.
+const TINY: f64 = -900.0;
+
 /// The logarithm of the sum of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct LogSum<T> {
@@ -63,15 +66,22 @@ impl<T: Real> LogSum<T> {
         let top = term(p.to_array().as_ref()[0], s.to_array().as_ref()[0]);
         let sum = T::double(fold.partial.sum);
         let others = sum.plus(top.negated());
-        let others = if others.high >= DOMINATED * sum.high {
-            others
+        let log = if others.high >= DOMINATED * sum.high {
+            T::ln_1p_of_quotient(others, top)
         } else {
             let rest = rest(max);
-            let scale = power_of_two_at_most_one((rest.partial.k - shift.k).min(0.0));
-            let sum = T::double(rest.partial.sum);
-            Double { high: sum.high * scale, low: sum.low * scale }
+            let exponent = (rest.partial.k - shift.k).min(0.0);
+            let others = T::double(rest.partial.sum);
+            if exponent < TINY {
+                // log(1 + y) is y, which may be subnormal: the power of two comes last.
+                let y = others.times_double(top.reciprocal()).high;
+                Double::new(y * power_of_two_at_most_one(TINY) * power_of_two_at_most_one(exponent - TINY))
+            } else {
+                let scale = power_of_two_at_most_one(exponent);
+                T::ln_1p_of_quotient(Double { high: others.high * scale, low: others.low * scale }, top)
+            }
         };
-        Self { max, log: T::ln_1p_of_quotient(others, top), base: shift.base, mode }
+        Self { max, log, base: shift.base, mode }
     }
 
     /// The logarithm of the sum, as the sum of two.

@@ -181,6 +181,8 @@ impl Part<'_> {
     /// Writes the one result of a row of a reduction.
     pub(crate) fn write_one<C: Compute>(&mut self, row: usize, value: C) {
         assert!(self.rows.contains(&row) && self.target.len == 1);
+        // A NaN that the processor made has a sign, and not the same one on all.
+        let value = if value.is_nan() { C::NAN } else { value };
         self.store(row_offset(self.target.plan, self.target.operand, row), Grid::line(1, 0), &[value]);
     }
 

@@ -402,7 +402,8 @@ impl Temperature<'_> {
 
     pub(super) fn view(&self) -> PyResult<options::Temperature<'_>> {
         Ok(match self {
-            Self::Number(1.0) => options::Temperature::One,
+            // By its bits: to compare a subnormal number would raise a flag that the caller could see.
+            Self::Number(value) if value.to_bits() == 1.0f64.to_bits() => options::Temperature::One,
             Self::Number(value) => options::Temperature::Number(*value),
             Self::Rows(array) => options::Temperature::Rows(array.view("temperature")?),
         })

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::VERSION;
 use super::arg::{Array, FloatType, Mask, Output, Temperature, Threads};
@@ -14,6 +14,7 @@ use crate::memory::{View, ViewMut};
 use crate::options::Options;
 use crate::shape::Axis;
 use crate::simd::Level;
+use crate::simd::flags::Guard;
 use crate::yardstick::{Yardstick, yardstick};
 use crate::{ops, parallel};
 
@@ -163,6 +164,20 @@ pub(super) fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     info.set_item("threads", parallel::num_threads())?;
     info.set_item("debug", cfg!(debug_assertions))?;
     Ok(info)
+}
+
+/// Call a function that does arithmetic with NumPy under the default floating point flags.
+///
+/// The caller's flags, those that tell of exceptions included, are as before when it returns.
+#[pyfunction]
+#[pyo3(signature = (function, args, kwargs, /))]
+pub(super) fn _with_default_flags<'py>(
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: &Bound<'py, PyDict>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let _flags = Guard::new();
+    function.call(args, Some(kwargs))
 }
 
 /// Fail as nothing should, so that the tests can see what becomes of a panic.

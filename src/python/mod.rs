@@ -33,7 +33,9 @@ mod _core {
     #[pymodule_export]
     use super::error::InternalError;
     #[pymodule_export]
-    use super::functions::{_panic, _yardstick, build_info, get_num_threads, log_softmax, set_num_threads, softmax};
+    use super::functions::{
+        _panic, _with_default_flags, _yardstick, build_info, get_num_threads, log_softmax, set_num_threads, softmax,
+    };
     #[pymodule_export]
     use super::gradients::{log_softmax_vjp, softmax_segments, softmax_vjp};
     #[pymodule_export]

@@ -164,19 +164,20 @@ pub(super) fn cross_entropy<'py>(
         })?;
         return Ok(out.into_object());
     }
-    let mut total = (0.0, 0.0);
+    let mut out = Output::new(py, &[], dtype)?;
+    let mut result = out.view()?;
     call(py, logits.size(), settings, |options| {
         // Losses in the type of the arithmetic: in float64 they would be no more exact, as the logits are not.
-        total = if dtype == DType::F64 {
+        let (sum, count) = if dtype == DType::F64 {
             summed::<f64>(&logits, &targets, &reduced, &axis, options)?
         } else {
             summed::<f32>(&logits, &targets, &reduced, &axis, options)?
         };
+        let value = if reduction == Summary::Mean { sum / count } else { sum };
+        // A NaN that the processor made has a sign, and not the same one on all.
+        write_one(&mut result, if value.is_nan() { f64::NAN } else { value });
         Ok(())
     })?;
-    let (sum, count) = total;
-    let mut out = Output::new(py, &[], dtype)?;
-    write_one(&mut out.view()?, if reduction == Summary::Mean { sum / count } else { sum });
     out.into_scalar()
 }
 

@@ -12,13 +12,14 @@
 //! held only by a call that is not inlined. So a guard belongs in a function that does its arithmetic behind such a
 //! call (`parallel.rs` calls its body through `dyn Fn`), never around an expression.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// Sets this thread's floating point control bits to their defaults, and the register back to what it was on drop.
 ///
 /// Costs a few nanoseconds: reading the register is cheap, and it is written only where it differs.
 pub(crate) struct Guard {
-    saved: register::Flags,
+    saved: Cell<register::Flags>,
     /// The register belongs to one thread, so the guard may not leave it.
     _not_send: PhantomData<*const ()>,
 }
@@ -32,15 +33,30 @@ impl Guard {
         if default != saved {
             register::write(default);
         }
-        Self { saved, _not_send: PhantomData }
+        Self { saved: Cell::new(saved), _not_send: PhantomData }
+    }
+
+    /// Runs foreign code in the middle of the guarded work: with the register as it was, and what the code leaves in
+    /// it is put back at the end.
+    pub(crate) fn lifted<T>(&self, foreign: impl FnOnce() -> T) -> T {
+        struct Lifted<'a>(&'a Guard);
+        impl Drop for Lifted<'_> {
+            fn drop(&mut self) {
+                self.0.saved.set(register::read());
+                register::write(register::with_default_control(register::read()));
+            }
+        }
+        register::write(self.saved.get());
+        let _lifted = Lifted(self);
+        foreign()
     }
 }
 
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
-        if register::read() != self.saved {
-            register::write(self.saved);
+        if register::read() != self.saved.get() {
+            register::write(self.saved.get());
         }
     }
 }

@@ -49,14 +49,19 @@ def softmax(
         return np.where(kept, result, 0)
 
 
+def unit(expected: Exact, dtype: np.dtype[Any]) -> Exact:
+    """Give the unit in the last place at exact numbers; at least the step of the subnormal ones."""
+    bits, least = _FORMATS[dtype.newbyteorder("=")]
+    _, exponent = np.frexp(expected)
+    step: Exact = np.ldexp(np.longdouble(1), np.maximum(exponent - 1, least) - bits)
+    return step
+
+
 def ulps(result: NDArray[Any], expected: Exact) -> NDArray[np.float64]:
     """Tell by how many units in the last place each result is off; inf where one is NaN or infinite alone."""
-    bits, least = _FORMATS[result.dtype.newbyteorder("=")]
-    _, exponent = np.frexp(expected)
-    unit = np.ldexp(np.longdouble(1), np.maximum(exponent - 1, least) - bits)
     got = exact(result)
     with np.errstate(invalid="ignore"):
-        off = np.abs(got - expected) / unit
+        off = np.abs(got - expected) / unit(expected, result.dtype)
     same = (got == expected) | (np.isnan(got) & np.isnan(expected))
     return np.where(same, 0, np.where(np.isnan(off), np.inf, off)).astype(np.float64)
 

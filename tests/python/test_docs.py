@@ -17,7 +17,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def test_pages() -> None:
-    assert [page.stem for page in PAGES] == ["calibration", "dask", "files", "recipes"]
+    assert [page.stem for page in PAGES] == ["accuracy", "calibration", "dask", "files", "recipes"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
