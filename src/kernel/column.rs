@@ -165,6 +165,7 @@ fn fold_strip<S: Simd, T: Real, P: Precision>(
 
     let mut counted = [true; LANES];
     let mut mode = Mode::Plain;
+    let mut anchors = [Anchor::none(); LANES];
     for lane in 0..lanes {
         let temperature = of_lane(temperatures, lane);
         let max = folds.max[lane];
@@ -175,10 +176,11 @@ fn fold_strip<S: Simd, T: Real, P: Precision>(
         let shift = match fixed {
             Some(shift) if counted[lane] => shift,
             _ if counted[lane] => temperature.shift(max, T::ZERO),
-            _ => Shift { base: T::ZERO, k: 0.0 },
+            _ => Shift::new(T::ZERO, 0.0),
         };
         folds.base[lane] = fixed.map_or(T::ZERO, |shift| shift.base);
         folds.k[lane] = shift.k;
+        anchors[lane] = Anchor::new(temperature, Shift { base: folds.base[lane], ..shift });
         if finite && !counted[lane] {
             folds.skipped[lane] = max;
         }
@@ -186,10 +188,6 @@ fn fold_strip<S: Simd, T: Real, P: Precision>(
         mode = mode.max(needed);
     }
 
-    let mut anchors = [Anchor::none(); LANES];
-    for (lane, anchor) in anchors.iter_mut().enumerate().take(lanes) {
-        *anchor = Anchor::new(of_lane(temperatures, lane), Shift { base: folds.base[lane], k: folds.k[lane] });
-    }
     let exp = Exp::of_lanes(token, temperatures, &anchors);
     folds.sum = match mode.at::<S>() {
         Mode::Plain => sum::<S, T, P, { Mode::Plain as u8 }>(token, tile, strip, &exp),
@@ -219,7 +217,7 @@ fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
     let mut sums = [[T::Wide::default(); LANES]; LANES];
     let mut filled = slots.min(strip.rows);
     for (slot, total) in sums.iter_mut().enumerate().take(filled) {
-        let mut sum = Sum::new(token);
+        let mut sum = Sum::new::<P>(token, exp);
         let mut line = slot;
         while line < strip.rows {
             let row = &tile[strip.first + line * strip.pitch..];

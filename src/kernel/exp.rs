@@ -118,8 +118,20 @@ impl<T: Real> Temperature<T> {
     #[inline(always)]
     pub(crate) fn shift(&self, max: T, base: T) -> Shift<T> {
         let relative = (max.to_f64() - base.to_f64()) * self.scale;
-        Shift { base, k: (relative * self.wide_log2_e).round_ties_even() }
+        let octaves = relative * self.wide_log2_e;
+        Shift { base, k: octaves.round_ties_even(), center: center(octaves) }
     }
+}
+
+/// p of the logit that is so many octaves, within 2^-16; 0 where there are no steps.
+#[inline(always)]
+fn center<T: Real>(octaves: f64) -> T {
+    if T::STEPS < 2.0 {
+        return T::ZERO;
+    }
+    let steps = octaves * T::STEPS;
+    let t = (steps - steps.round_ties_even()) * (std::f64::consts::LN_2 / T::STEPS);
+    T::from_f64(t + t * t * 0.5)
 }
 
 /// The exponent of a positive float64; subnormal ones count as the least normal one.
@@ -134,6 +146,16 @@ pub(crate) struct Shift<T> {
     pub(crate) base: T,
     /// The power of two: an integer of at most 13 bits.
     pub(crate) k: f64,
+    /// About the p of the maximum, for sums; see [`super::fold::Sum`].
+    pub(crate) center: T,
+}
+
+impl<T: Real> Shift<T> {
+    /// Of terms that are not summed up.
+    #[inline(always)]
+    pub(crate) fn new(base: T, k: f64) -> Self {
+        Self { base, k, center: T::ZERO }
+    }
 }
 
 /// A shift in the numbers that the reduction adds and compares.
@@ -142,6 +164,7 @@ pub(crate) struct Anchor<T> {
     magic: T,
     least: T,
     base: T,
+    center: T,
 }
 
 impl<T: Real> Anchor<T> {
@@ -156,6 +179,7 @@ impl<T: Real> Anchor<T> {
             // The scaled logit where the lowest octave with normal numbers begins.
             least: T::from_f64((bottom + 1.0) * std::f64::consts::LN_2 * temperature.scaled),
             base: shift.base,
+            center: shift.center,
         }
     }
 
@@ -168,7 +192,7 @@ impl<T: Real> Anchor<T> {
     /// Of no logits.
     #[inline(always)]
     pub(crate) fn none() -> Self {
-        Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO }
+        Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO, center: T::ZERO }
     }
 }
 
@@ -203,6 +227,8 @@ pub(crate) struct Exp<V: Vector> {
     scale: V,
     inverse: (V, V),
     power: V,
+    /// See [`Shift`].
+    pub(crate) center: V,
 }
 
 impl<V: Vector> Exp<V> {
@@ -226,6 +252,7 @@ impl<V: Vector> Exp<V> {
             scale: splat(V::Scalar::from_f64(temperature.scale)),
             inverse: (splat(temperature.inverse.0), splat(temperature.inverse.1)),
             power: V::load(token, &V::Scalar::POWER),
+            center: splat(anchor.center),
         }
     }
 
@@ -240,6 +267,7 @@ impl<V: Vector> Exp<V> {
         exp.magic = Self::lanes(token, anchors, |anchor| anchor.magic);
         exp.least = Self::lanes(token, anchors, |anchor| anchor.least);
         exp.base = Self::lanes(token, anchors, |anchor| anchor.base);
+        exp.center = Self::lanes(token, anchors, |anchor| anchor.center);
         if temperatures.len() > 1 {
             exp.log2_e = Self::lanes(token, temperatures, |t| t.log2_e);
             exp.ln_2 = (Self::lanes(token, temperatures, |t| t.ln_2.0), Self::lanes(token, temperatures, |t| t.ln_2.1));

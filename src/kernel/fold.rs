@@ -5,8 +5,8 @@
 //!     (max, min) of the chunk
 //!     k = rint(max log2(e) / T)                    its own shift: powers of two are exact, so chunks merge exactly
 //!     for each vector, lane j:                     lane j has the elements j, j + 16, j + 32, ... of the chunk
-//!         (sum_j, rest_j) += s + s p               Fast2Sum of s; with s p, what it takes from s joins the rest
-//!                          or s + s p, rounded     Fast2Sum of that; what rounding took before joins the rest, too
+//!         (high_j, low_j) += s                     Fast2Sum; s (p - p_max) is summed up apart,
+//!                         or s + s p, rounded      and what rounding took before joins low_j, too
 //!     chunk = halving tree over the lanes          lane j and j + 8, j and j + 4, ...
 //! row = chunk + chunk + ...                        in order; 64 chunks make a block, blocks add up in order
 //! ```
@@ -117,7 +117,7 @@ pub(crate) trait Precision: Copy + Send + Sync + 'static {
     const EXACT: bool;
 }
 
-/// For quotients: within a quarter of a unit in float32's last place, for sums of equal terms at worst.
+/// For quotients.
 #[derive(Clone, Copy)]
 pub(crate) struct Rounded;
 
@@ -136,8 +136,14 @@ impl Precision for Exact {
 /// Sums of terms, a lane each, with what rounding took from them.
 #[derive(Clone, Copy)]
 pub(crate) struct Sum<V> {
-    sum: V,
-    rest: V,
+    high: V,
+    /// What rounding took from `high`.
+    low: V,
+    /// About the p of the largest term, or 0: what all terms have of it is added at the end, so that the largest leaves
+    /// next to nothing in `apart`, where it would cost the digits of all others.
+    center: V,
+    /// The sum of all s * (p - center), where s alone is added above.
+    apart: V,
 }
 
 impl<V: Vector> Sum<V> {
@@ -147,29 +153,44 @@ impl<V: Vector> Sum<V> {
         V::Scalar::from_f64(super::double::power_of_two(V::Scalar::OFFSET + 1))
     }
 
-    /// No terms.
+    /// No terms yet of those that `exp` gives.
     #[inline(always)]
-    pub(crate) fn new(token: V::Token) -> Self {
-        Self { sum: V::splat(token, Self::guard()), rest: V::splat(token, V::Scalar::ZERO) }
+    pub(crate) fn new<P: Precision>(token: V::Token, exp: &Exp<V>) -> Self {
+        let zero = V::splat(token, V::Scalar::ZERO);
+        let center = if Self::is_whole::<P>() { zero } else { exp.center };
+        Self { high: V::splat(token, Self::guard()), low: zero, center, apart: zero }
+    }
+
+    /// Whether whole terms are added; else, where p is small, s and s p apart.
+    #[inline(always)]
+    fn is_whole<P: Precision>() -> bool {
+        P::EXACT || V::Scalar::STEPS < 2.0
     }
 
     /// Adds s * (1 + p) to each lane.
     #[inline(always)]
     pub(crate) fn add<P: Precision>(&mut self, p: V, s: V) {
-        // Where p is small, s can stand for the term, and all s p be summed up with the rest.
-        let whole = P::EXACT || V::Scalar::STEPS < 2.0;
-        let sum = self.sum.add(if whole { p.mul_add(s, s) } else { s });
-        let added = sum.sub(self.sum);
-        // s - added is exact, and so this is s + s p - added, rounded once.
-        self.rest = self.rest.add(p.mul_add(s, s.sub(added)));
-        self.sum = sum;
+        let term = if Self::is_whole::<P>() { p.mul_add(s, s) } else { s };
+        let high = self.high.add(term);
+        let added = high.sub(self.high);
+        // s - added is exact, and so s + s p - added is rounded once.
+        let lost = s.sub(added);
+        if Self::is_whole::<P>() {
+            self.low = self.low.add(p.mul_add(s, lost));
+        } else {
+            self.low = self.low.add(lost);
+            self.apart = p.sub(self.center).mul_add(s, self.apart);
+        }
+        self.high = high;
     }
 
     /// Leaves the lanes in memory.
     #[inline(always)]
     fn store(self, lanes: &mut Lanes<V::Scalar>) {
-        self.sum.store(&mut lanes.sum);
-        self.rest.store(&mut lanes.rest);
+        self.high.store(&mut lanes.high);
+        self.low.store(&mut lanes.low);
+        self.center.store(&mut lanes.center);
+        self.apart.store(&mut lanes.apart);
     }
 
     /// The sum of each lane; those past `LANES` are empty.
@@ -188,15 +209,18 @@ impl<V: Vector> Sum<V> {
 /// A [`Sum`] in memory; lanes past the vector's are unused.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Lanes<T> {
-    sum: [T; LANES],
-    rest: [T; LANES],
+    high: [T; LANES],
+    low: [T; LANES],
+    center: [T; LANES],
+    apart: [T; LANES],
 }
 
 impl<T: Real> Lanes<T> {
     /// The sum of one lane.
     #[inline(always)]
     fn sum<V: Vector<Scalar = T>>(&self, lane: usize) -> T::Wide {
-        T::wide(self.sum[lane].minus(Sum::<V>::guard()), self.rest[lane])
+        let high = self.high[lane].minus(Sum::<V>::guard());
+        T::wide(high, self.low[lane], self.center[lane], self.apart[lane])
     }
 
     /// The sum over the lanes.
@@ -236,7 +260,7 @@ fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>
     ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
     let lanes = T::LANES;
-    let mut sum = Sum::new(token);
+    let mut sum = Sum::new::<P>(token, exp);
     let whole = x.len() / lanes * lanes;
     let (x, tail) = x.split_at(whole);
     let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
@@ -324,7 +348,7 @@ impl<T: Real> Fold<T> {
     /// The shift that all terms of the row share.
     #[inline(always)]
     pub(crate) fn shift(&self) -> Shift<T> {
-        Shift { base: self.base, k: self.partial.k }
+        Shift::new(self.base, self.partial.k)
     }
 
     /// The shift with which the logits must be read again, because chunks that count were left out.

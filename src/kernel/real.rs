@@ -59,8 +59,9 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn split(value: Double) -> (Self, Self);
     /// `self - other`, rounded once.
     fn minus(self, other: Self) -> Self;
-    /// The sum of two values of about this type's precision.
-    fn wide(high: Self, low: Self) -> Self::Wide;
+    /// `(high + low) * (1 + center) + apart`, of about twice this type's precision. (The last two are 0 where there are
+    /// no steps.)
+    fn wide(high: Self, low: Self, center: Self, apart: Self) -> Self::Wide;
     /// `a * 2^i + b * 2^j`, where the powers of two are given and at most 1.
     fn add_scaled(a: Self::Wide, scale_a: f64, b: Self::Wide, scale_b: f64) -> Self::Wide;
     /// `a + b`.
@@ -147,8 +148,9 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn wide(high: Self, low: Self) -> f64 {
-        f64::from(high) + f64::from(low)
+    fn wide(high: Self, low: Self, center: Self, apart: Self) -> f64 {
+        let sum = f64::from(high) + f64::from(low);
+        sum + (sum * f64::from(center) + f64::from(apart))
     }
 
     #[inline(always)]
@@ -242,7 +244,7 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn wide(high: Self, low: Self) -> Double {
+    fn wide(high: Self, low: Self, _: Self, _: Self) -> Double {
         Double::sum(high, low)
     }
 

@@ -126,6 +126,9 @@ impl<C: Compute> Row<'_, C> {
             return if is_nan { f64::NAN } else { f64::NEG_INFINITY };
         }
         let distance = self.distance(x[0]);
+        if distance.high == f64::INFINITY && !self.sum.log.high.is_nan() {
+            return f64::NEG_INFINITY;
+        }
         distance.plus(self.sum.log).negated().high
     }
 
@@ -134,8 +137,18 @@ impl<C: Compute> Row<'_, C> {
         if x == C::NEG_INFINITY {
             return Double::new(f64::INFINITY);
         }
-        let distance = Double::sum(self.sum.max.to_f64(), -x.to_f64());
-        if self.temperature.is_one() { distance } else { distance.times_double(self.temperature.inverse()) }
+        let (max, x) = (self.sum.max.to_f64(), x.to_f64());
+        let of_temperature = |distance: Double| {
+            if self.temperature.is_one() { distance } else { distance.times_double(self.temperature.inverse()) }
+        };
+        let distance = Double::sum(max, -x);
+        if distance.high == f64::INFINITY && max < f64::INFINITY {
+            // The difference is beyond float64, but may not be when it is divided by T.
+            let quarter = of_temperature(Double::sum(max * 0.25, x * -0.25));
+            let distance = Double { high: quarter.high * 4.0, low: quarter.low * 4.0 };
+            return if distance.high == f64::INFINITY { Double::new(f64::INFINITY) } else { distance };
+        }
+        of_temperature(distance)
     }
 }
 
