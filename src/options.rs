@@ -27,6 +27,8 @@ pub struct Options<'a> {
     pub(crate) threads: Option<usize>,
     pub(crate) level: Option<Level>,
     pub(crate) interrupt: Option<&'a dyn Fn() -> bool>,
+    /// Whether the caller's floating point flags are set aside already.
+    pub(crate) guarded: bool,
 }
 
 impl<'a> Options<'a> {

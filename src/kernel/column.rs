@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use super::Temperature;
 use super::exp::{Anchor, Exp, Mode, Shift};
-use super::fold::{Extent, Fold, Partial, Precision, Sum};
+use super::fold::{Extent, Fold, Partial, Precision, Sum, lanes};
 use super::real::Real;
 use super::row::{Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
@@ -225,7 +225,7 @@ fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
             sum.add::<P>(p, s);
             line += slots;
         }
-        *total = sum.lanes();
+        *total = lanes::<S, T>(token, sum);
     }
     // `fold::halve`, without the additions of 0 that slots past the end would be.
     let mut half = slots / 2;

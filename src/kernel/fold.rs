@@ -183,55 +183,16 @@ impl<V: Vector> Sum<V> {
         }
         self.high = high;
     }
-
-    /// Leaves the lanes in memory.
-    #[inline(always)]
-    fn store(self, lanes: &mut Lanes<V::Scalar>) {
-        self.high.store(&mut lanes.high);
-        self.low.store(&mut lanes.low);
-        self.center.store(&mut lanes.center);
-        self.apart.store(&mut lanes.apart);
-    }
-
-    /// The sum of each lane; those past `LANES` are empty.
-    #[inline(always)]
-    pub(crate) fn lanes(self) -> [<V::Scalar as Real>::Wide; LANES] {
-        let mut stored = Lanes::default();
-        self.store(&mut stored);
-        let mut lanes = [Default::default(); LANES];
-        for (j, lane) in lanes.iter_mut().enumerate().take(V::LANES) {
-            *lane = stored.sum::<V>(j);
-        }
-        lanes
-    }
 }
 
-/// A [`Sum`] in memory; lanes past the vector's are unused.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Lanes<T> {
-    high: [T; LANES],
-    low: [T; LANES],
-    center: [T; LANES],
-    apart: [T; LANES],
-}
+/// A sum for each lane.
+pub(crate) type Lanes<T> = [<T as Real>::Wide; LANES];
 
-impl<T: Real> Lanes<T> {
-    /// The sum of one lane.
-    #[inline(always)]
-    fn sum<V: Vector<Scalar = T>>(&self, lane: usize) -> T::Wide {
-        let high = self.high[lane].minus(Sum::<V>::guard());
-        T::wide(high, self.low[lane], self.center[lane], self.apart[lane])
-    }
-
-    /// The sum over the lanes.
-    #[inline(always)]
-    fn total<V: Vector<Scalar = T>>(&self) -> T::Wide {
-        let mut sums = [Default::default(); LANES];
-        for (lane, sum) in sums.iter_mut().enumerate().take(V::LANES) {
-            *sum = self.sum::<V>(lane);
-        }
-        halve(&mut sums[..V::LANES], T::add_wide)
-    }
+/// The sum of each lane; those past the vector's are empty.
+#[inline(always)]
+pub(crate) fn lanes<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> Lanes<T> {
+    let guard = T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard());
+    T::wide_lanes(token, [sum.high.sub(guard), sum.low, sum.center, sum.apart])
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.
@@ -434,11 +395,12 @@ impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
             let exp = Exp::new(token, temperature, shift);
             fold.partial.k = shift.k;
             let mode = fold.extent.mode(temperature, shift);
-            sum::<S, T, P, KEEP>(token, x, kept, &exp, mode, ahead.from(index * len)).store(&mut sums[index]);
+            let sum = sum::<S, T, P, KEEP>(token, x, kept, &exp, mode, ahead.from(index * len));
+            sums[index] = lanes::<S, T>(token, sum);
         }
         for (fold, sum) in folds.iter_mut().zip(sums) {
             if fold.partial.k > Partial::<T>::empty().k {
-                fold.partial.sum = sum.total::<T::Vector<S>>();
+                fold.partial.sum = halve(*sum, T::add_wide);
                 fold.nan = T::double(fold.partial.sum).high.is_nan();
             }
         }
@@ -481,7 +443,7 @@ impl<T: Real, P: Precision> Kernel for FoldBlock<'_, T, P> {
         let Self { x, kept, temperature, fixed, ahead, precision } = self;
         let mut fold = Fold::empty(base(fixed));
         let mut folds = [fold; CHUNKS];
-        let sums = &mut [Lanes::default(); CHUNKS];
+        let sums = &mut [Lanes::<T>::default(); CHUNKS];
         for (index, x) in x.chunks(CHUNKS * CHUNK).enumerate() {
             let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * CHUNKS * CHUNK..][..x.len()] };
             let folds = &mut folds[..x.len().div_ceil(CHUNK)];

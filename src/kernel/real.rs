@@ -57,11 +57,11 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn to_f64(self) -> f64;
     /// The value as the sum of two, the first the nearest.
     fn split(value: Double) -> (Self, Self);
-    /// `self - other`, rounded once.
-    fn minus(self, other: Self) -> Self;
-    /// `(high + low) * (1 + center) + apart`, of about twice this type's precision. (The last two are 0 where there are
-    /// no steps.)
-    fn wide(high: Self, low: Self, center: Self, apart: Self) -> Self::Wide;
+    /// The sum of two values of about this type's precision.
+    fn wide(high: Self, low: Self) -> Self::Wide;
+    /// `(high + low) * (1 + center) + apart` of each lane; those past the vector's are empty. (The last two are 0 where
+    /// there are no steps.)
+    fn wide_lanes<S: Simd>(token: S, of: [Self::Vector<S>; 4]) -> [Self::Wide; LANES];
     /// `a * 2^i + b * 2^j`, where the powers of two are given and at most 1.
     fn add_scaled(a: Self::Wide, scale_a: f64, b: Self::Wide, scale_b: f64) -> Self::Wide;
     /// `a + b`.
@@ -143,14 +143,20 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn minus(self, other: Self) -> Self {
-        self - other
+    fn wide(high: Self, low: Self) -> f64 {
+        f64::from(high) + f64::from(low)
     }
 
     #[inline(always)]
-    fn wide(high: Self, low: Self, center: Self, apart: Self) -> f64 {
-        let sum = f64::from(high) + f64::from(low);
-        sum + (sum * f64::from(center) + f64::from(apart))
+    fn wide_lanes<S: Simd>(token: S, [high, low, center, apart]: [S::F32; 4]) -> [f64; LANES] {
+        let (high, low) = (token.widen(high), token.widen(low));
+        let (center, apart) = (token.widen(center), token.widen(apart));
+        let mut lanes = [0.0; LANES];
+        for half in 0..2 {
+            let sum = high[half].add(low[half]);
+            sum.add(sum.mul(center[half]).add(apart[half])).store(&mut lanes[half * LANES / 2..]);
+        }
+        lanes
     }
 
     #[inline(always)]
@@ -239,12 +245,17 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn minus(self, other: Self) -> Self {
-        self - other
+    fn wide_lanes<S: Simd>(_: S, [high, low, ..]: [S::F64; 4]) -> [Double; LANES] {
+        let (high, low) = (high.to_array(), low.to_array());
+        let mut lanes = [Double::default(); LANES];
+        for (lane, (high, low)) in lanes.iter_mut().zip(high.as_ref().iter().zip(low.as_ref())) {
+            *lane = Self::wide(*high, *low);
+        }
+        lanes
     }
 
     #[inline(always)]
-    fn wide(high: Self, low: Self, _: Self, _: Self) -> Double {
+    fn wide(high: Self, low: Self) -> Double {
         Double::sum(high, low)
     }
 

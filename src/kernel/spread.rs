@@ -156,7 +156,7 @@ pub(crate) fn spread<S: Simd, T: Real>(
     let (p, s) = exp.term::<{ Mode::General as u8 }>(max);
     part.max = extent.max;
     part.k = shift.k;
-    part.top = T::double(T::wide(s.to_array().as_ref()[0], p.mul(s).to_array().as_ref()[0], T::ZERO, T::ZERO));
+    part.top = T::double(T::wide(s.to_array().as_ref()[0], p.mul(s).to_array().as_ref()[0]));
     part.maxima = sums.maxima.to_array().as_ref().iter().map(|lane| lane.to_f64()).sum();
     part.others = sums.others.total();
     part.weighted = sums.weighted.total();
@@ -195,7 +195,7 @@ impl<V: Vector> Pair<V> {
         let (sum, rest) = (self.sum.to_array(), self.rest.to_array());
         let mut lanes = [<V::Scalar as Real>::Wide::default(); 16];
         for (j, lane) in lanes.iter_mut().enumerate().take(V::LANES) {
-            *lane = V::Scalar::wide(sum.as_ref()[j], rest.as_ref()[j], V::Scalar::ZERO, V::Scalar::ZERO);
+            *lane = V::Scalar::wide(sum.as_ref()[j], rest.as_ref()[j]);
         }
         V::Scalar::double(halve(&mut lanes[..V::LANES], V::Scalar::add_wide))
     }

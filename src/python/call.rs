@@ -51,7 +51,7 @@ pub(super) fn call<'a>(
     operation: impl FnOnce(&Options<'_>) -> Result<()> + Send,
 ) -> PyResult<()> {
     let Settings { temperature, mask, threads } = settings;
-    let options = move || Options::<'a> { temperature, mask, threads, ..Options::default() };
+    let options = move || Options::<'a> { temperature, mask, threads, guarded: true, ..Options::default() };
     if elements < DETACH_ELEMENTS {
         return caught(|_| operation(&options())).map_err(PyErr::from);
     }

@@ -307,7 +307,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let streaming = self.store == Store::Streaming;
         let mut stream = Stream::new(x, out);
         let mut folds = [Fold::empty(C::ZERO); PIECES];
-        let mut sums = [Lanes::default(); PIECES];
+        let mut sums = [Lanes::<C>::default(); PIECES];
         let temperature = reader.temperatures.of(rows.start);
         let nothing = [F::row(token, &folds[0], &temperature, &|_| Fold::empty(C::ZERO)); PIECES];
         let [group, before] = &mut [Group { temperature, results: nothing, count: 0 }; 2];
@@ -316,7 +316,9 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let start = (first - rows.start) * len;
             group.count = self.group.min(rows.end - first);
             let elements = group.count * len;
-            group.temperature = reader.temperatures.of(first);
+            if !reader.temperatures.is_one_for_all() {
+                group.temperature = reader.temperatures.of(first);
+            }
             let fold = FoldRows::<C, C::Sum<F::Sum>> {
                 x: &x[start..start + elements],
                 len,

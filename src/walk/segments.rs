@@ -174,6 +174,7 @@ fn run<F: Function, C: Compute>(
             level: Some(call.level),
             interrupt: options.interrupt,
             mask: None,
+            guarded: options.guarded,
         };
         super::map::<F>(&call.x.slice(elements.clone()), &mut out.slice(elements), &Axis::All, &options)?;
     }
