@@ -144,7 +144,8 @@ def fit_temperature(
         "flat": "the mean NLL is the same at any temperature (the logits of every row are equal)",
     }
     message = f"fit_temperature returns a bound, {result:g}: {reasons[end]}"
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    # Three: the guard's frame is between this function and its caller.
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
     return result
 
 

@@ -30,7 +30,7 @@ pub const ULP: f64 = 2.0;
 /// use ndarray::array;
 ///
 /// let probabilities = softmax(&array![2.0f32, 1.0, 0.1], -1, &Options::new())?;
-/// assert_eq!(probabilities, array![0.659_001_1, 0.242_432_98, 0.098_565_89]);
+/// assert_eq!(probabilities, array![0.659_001_1, 0.242_432_97, 0.098_565_89]);
 /// # Ok::<(), fastsoftmax::Error>(())
 /// ```
 pub fn softmax<T: Float, D: Dimension>(
