@@ -347,7 +347,11 @@ def test_signals(tmp_path, number, message):
     dst.parent.mkdir()
     dst.write_bytes(b"old")
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with popen("softmax", "-", "-o", dst, "--force", **pipes) as process:
+
+    def heed():  # also where the tests were started with nohup
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+    with popen("softmax", "-", "-o", dst, "--force", preexec_fn=heed, **pipes) as process:
         process.stdin.write(data[:2_000_000])
         process.stdin.flush()  # it has read all but what a pipe holds, and waits for the rest
         start = time.monotonic()
