@@ -6,6 +6,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::memory::View;
 use crate::simd::Level;
+use crate::simd::flags::Guard;
 
 /// The temperature of a call.
 #[derive(Clone, Default)]
@@ -82,6 +83,31 @@ impl<'a> Options<'a> {
         self.interrupt = Some(interrupt);
         self
     }
+
+    /// Does an operation with these options under the default floating point flags; `interrupt`, the caller's code, is
+    /// asked under the caller's.
+    #[inline]
+    pub(crate) fn guarded<R>(&self, operation: impl FnOnce(&Options<'_>) -> Result<R>) -> Result<R> {
+        if self.guarded {
+            return operation(self);
+        }
+        let flags = Guard::new();
+        let lifted = || self.interrupt.is_some_and(|interrupt| flags.lifted(interrupt));
+        let mut options = Options { guarded: true, ..self.clone() };
+        if self.interrupt.is_some() {
+            options.interrupt = Some(&lifted);
+        }
+        let mut operation = Some(operation);
+        let mut result = None;
+        behind_a_call(&mut || result = operation.take().map(|operation| operation(&options)));
+        result.unwrap_or_else(|| Err(Error::Internal("the operation was not called".into())))
+    }
+}
+
+/// Keeps the arithmetic within the guard; see `simd/flags.rs`.
+#[inline(never)]
+fn behind_a_call(operation: &mut dyn FnMut()) {
+    operation();
 }
 
 /// Refuses what is not a temperature.

@@ -116,8 +116,9 @@ fn parse_threads(text: &str) -> Option<usize> {
 
 /// Runs `body` for each of `0..tasks`, once, on up to `threads` threads with the caller's among them.
 ///
-/// Tasks of a share start in order. `interrupt` is asked on the calling thread, between its tasks and at most every 20 ms, so
-/// that a task should not take much longer. When this returns no task is running, and none that was not started will.
+/// Tasks of a share start in order. `interrupt` is asked on the calling thread, between its tasks and at most every
+/// 20 ms, so that a task should not take much longer. When this returns no task is running, and none that was not
+/// started will.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when `interrupt` said true, [`Error::Internal`] when `body` or `interrupt` panicked (the

@@ -84,16 +84,28 @@ impl Double {
     }
 
     /// exp(self) within 2^-95 of itself, for arguments up to 0: the slow way, for sums that cancel.
-    ///
-    /// t = self - n ln 2 is divided by 2^6 (exact); the series of exp(t) - 1 has ten terms there; six squarings undo
-    /// the division.
     pub(crate) fn exp(self) -> Self {
         if self.high < -1400.0 {
             return Self::default();
         }
         let n = (self.high * std::f64::consts::LOG2_E).round_ties_even();
         // The product of n and ln 2 has 11 + 106 bits; its error is 2^-106 of at most 1400.
-        let t = self.plus(Self::LN_2.times(-n)).plus(Self::new(LN_2_REST * -n)).scaled(-6);
+        let t = self.plus(Self::LN_2.times(-n)).plus(Self::new(LN_2_REST * -n));
+        #[allow(clippy::cast_possible_truncation, reason = "at most 2020")]
+        Self::new(1.0).plus(t.small_exp_m1()).scaled(n as i32)
+    }
+
+    /// exp(self) - 1 within 2^-95 of itself, for arguments up to 0.
+    pub(crate) fn exp_m1(self) -> Self {
+        if self.high < -0.25 { self.exp().plus(Self::new(-1.0)) } else { self.small_exp_m1() }
+    }
+
+    /// exp(self) - 1 for at most ln(2) / 2 on either side.
+    ///
+    /// self is divided by 2^6 (exact, but for subnormal numbers); the series of exp(t) - 1 has ten terms there; six
+    /// squarings undo the division.
+    fn small_exp_m1(self) -> Self {
+        let t = self.scaled(-6);
         let mut sum = Self::default();
         let mut k = 11.0;
         while k > 0.0 {
@@ -105,12 +117,10 @@ impl Double {
         for _ in 0..6 {
             sum = sum.times_double(sum).plus(sum).plus(sum);
         }
-        #[allow(clippy::cast_possible_truncation, reason = "at most 2020")]
-        Self::new(1.0).plus(sum).scaled(n as i32)
+        sum
     }
 
     /// `self * 2^exponent`, exact in the normal range.
-    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     #[inline(always)]
     pub(crate) fn scaled(self, exponent: i32) -> Self {
         let scale = power_of_two(exponent);

@@ -5,20 +5,24 @@
 //! With k = rint(max / T * log2(e)) the term of logit x is
 //!
 //! ```text
-//! exp(x / T) * 2^(64 - k) = s * (1 + p)        s a power of two, 1 + p in [0.70, 1.42]
+//! origin * exp(x / T) * 2^(64 - k) = s * (1 + p)    s = 2^(n / 8) but for the origin, |p| <= 0.044
 //!
-//! z = x * (log2(e) / T) + (magic + 191 - k)    one fma; the low bits of z are the biased exponent of s
-//! n = z - (magic + 191 - k)                    x / T is about n * ln 2
-//! t = (x - n * (T ln 2)) / T                   two fma, ln 2 in two parts; the first is exact
-//! p = t + t^2 * (c2 + c3 t + ... + c6 t^4)     within 2^-25.5 of exp(t) - 1
-//! s = bits(z) << 23
+//! z = x * (8 log2(e) / T) + (magic + 8 (191 - k))   one fma; the low bits of z count steps of an eighth of an octave
+//! n = z - (magic + 8 (191 - k))                     x / T is about n * ln(2) / 8
+//! t = (x - n * (T ln(2) / 8)) / T                   two fma, ln 2 in two parts; the first is exact
+//! p = t + t^2 * (c2 + c3 t + c4 t^2)                within 2^-32 of exp(t) - 1, next to 1
+//! s = POWER[n mod 8] + (bits(z) << 20)              2^(n div 8) times a step of the octave, in one addition of bits
 //! ```
 //!
-//! (The numbers are float32's; float64 has 512 for 64, and a polynomial of degree 11.) s and p are kept apart:
-//! sums add s and s p with what rounding takes from them (`fold`), quotients are rounded once (`row`).
+//! The eight steps of an octave are float32 in a geometric progression, as nearly as there are any: they start at
+//! [`Real::ORIGIN`], a factor that all terms carry and every quotient loses. (64 and 191 are float32's offset, and the
+//! sum of offset and bias. float64 has one step, 1, so that s is a power of two and |p| up to 0.42, the offset 512, and
+//! a polynomial of degree 11.) s and p are kept apart: sums add s and s p with what rounding takes from them (`fold`),
+//! quotients are rounded once (`row`).
 //!
 //! Three things need more, and cost a few instructions only where they occur:
-//! 1. Logits far below the maximum: x is first held to the logit for which n is the least exponent, where s = 0.
+//! 1. Logits far below the maximum: x is first held to the logit where the lowest octave of normal numbers begins. Its
+//!    term is nothing to a sum; quotients have an anchor an octave lower ([`Anchor::lowered`]), where 2^(n div 8) is 0.
 //! 2. A temperature other than 1: T ln 2 and 1 / T in two parts each.
 //! 3. |max| / T above 4,096, where z has no bits left for it: the maximum itself is subtracted (the *base*). That
 //!    is exact wherever the result is not 0, by Sterbenz' lemma: x and max are then within a factor of two.
@@ -337,18 +341,19 @@ impl<V: Vector> Exp<V> {
     /// (exp(t) - 1 - t) / t^2.
     #[inline(always)]
     fn polynomial(&self, t: V) -> V {
-        let coefficient = |index: usize| V::splat(self.token, V::Scalar::POLYNOMIAL[index]);
-        let mut index = V::Scalar::POLYNOMIAL.len() - 1;
-        let mut q = coefficient(index);
-        if index == 2 {
+        let constant = |value: &V::Scalar| V::splat(self.token, *value);
+        match V::Scalar::POLYNOMIAL {
             // Fewer steps one after another than Horner's scheme.
-            return q.mul_add(t.mul(t), coefficient(1).mul_add(t, coefficient(0)));
+            [c2, c3, c4] => constant(c4).mul_add(t.mul(t), constant(c3).mul_add(t, constant(c2))),
+            [lower @ .., last] => {
+                let mut q = constant(last);
+                for coefficient in lower.iter().rev() {
+                    q = q.mul_add(t, constant(coefficient));
+                }
+                q
+            }
+            [] => V::splat(self.token, V::Scalar::ZERO),
         }
-        while index > 0 {
-            index -= 1;
-            q = q.mul_add(t, coefficient(index));
-        }
-        q
     }
 }
 

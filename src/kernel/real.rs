@@ -66,8 +66,6 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn add_scaled(a: Self::Wide, scale_a: f64, b: Self::Wide, scale_b: f64) -> Self::Wide;
     /// `a + b`.
     fn add_wide(a: Self::Wide, b: Self::Wide) -> Self::Wide;
-    /// `a / 2`.
-    fn half(a: Self::Wide) -> Self::Wide;
     /// The same value.
     fn double(wide: Self::Wide) -> Double;
     /// log(1 + a / b), as precisely as results of this type need.
@@ -170,11 +168,6 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn half(a: f64) -> f64 {
-        a * 0.5
-    }
-
-    #[inline(always)]
     fn double(wide: f64) -> Double {
         Double::new(wide)
     }
@@ -268,11 +261,6 @@ impl Real for f64 {
     #[inline(always)]
     fn add_wide(a: Double, b: Double) -> Double {
         a.plus(b)
-    }
-
-    #[inline(always)]
-    fn half(a: Double) -> Double {
-        Double { high: a.high * 0.5, low: a.low * 0.5 }
     }
 
     #[inline(always)]

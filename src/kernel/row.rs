@@ -43,7 +43,8 @@ impl<T: Real> Quotient<T> {
     pub(crate) fn new(fold: &Fold<T>, temperature: &Temperature<T>) -> Self {
         let defined = !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
         // Powers of two of quotients are an octave lower than those of the sum: 0 for what is nothing to the sum.
-        let reciprocal = if defined { T::reciprocal(T::half(fold.partial.sum)) } else { (T::NAN, T::NAN) };
+        let half = T::add_scaled(fold.partial.sum, 0.5, T::Wide::default(), 0.0);
+        let reciprocal = if defined { T::reciprocal(half) } else { (T::NAN, T::NAN) };
         let shift = fold.shift();
         Self {
             anchor: Anchor::new(temperature, shift).lowered(),

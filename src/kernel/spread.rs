@@ -11,8 +11,9 @@
 //!
 //! Chunks, shifts and lanes are those of `fold`; each chunk measures from its own maximum. Where the larger of two
 //! chunks' maxima is D above the other, the other's W grows by D times its terms. Within a chunk, a lane adds four
-//! products as a tree and the result to a pair of floats (Knuth's two-sum), so that what rounding leaves is that of
-//! single products: 2^-24 for max - x, and as much for e (max - x).
+//! terms, and four products, as a tree and the result to a pair of floats (Knuth's two-sum). A term and a product are
+//! pairs too: of a row with few probabilities above 0 these are all there is, and no error averages out. What is left
+//! is that of p and, in float32, that of max - x: 2^-24 of a product.
 
 use super::ahead::Ahead;
 use super::double::{Double, power_of_two_at_most_one};
@@ -178,15 +179,16 @@ struct Pair<V> {
 }
 
 impl<V: Vector> Pair<V> {
-    /// Adds four values to each lane.
+    /// Adds four values to each lane, and what rounding took from each.
     #[inline(always)]
-    fn add(&mut self, values: [V; GROUP]) {
+    fn add(&mut self, values: [V; GROUP], rests: [V; GROUP]) {
         let value = values[0].add(values[1]).add(values[2].add(values[3]));
+        let rest = rests[0].add(rests[1]).add(rests[2].add(rests[3]));
         let sum = self.sum.add(value);
         let virtual_value = sum.sub(self.sum);
         let error = self.sum.sub(sum.sub(virtual_value)).add(value.sub(virtual_value));
         self.sum = sum;
-        self.rest = self.rest.add(error);
+        self.rest = self.rest.add(error.add(rest));
     }
 
     /// The sum over the lanes, as a halving tree.
@@ -246,19 +248,30 @@ impl<V: Vector> Sums<V> {
     #[inline(always)]
     fn add<const MODE: u8>(&mut self, token: V::Token, x: [V; GROUP], max: V, exp: &Exp<V>) {
         let (zero, one) = (V::splat(token, V::Scalar::ZERO), V::splat(token, V::Scalar::from_f64(1.0)));
+        let minus_one = V::splat(token, V::Scalar::from_f64(-1.0));
         let max = exp.logit::<MODE>(max);
-        let (mut others, mut weighted) = ([zero; GROUP], [zero; GROUP]);
+        let (mut others, mut of_others) = ([zero; GROUP], [zero; GROUP]);
+        let (mut weighted, mut of_weighted) = ([zero; GROUP], [zero; GROUP]);
         for i in 0..GROUP {
             let (p, s) = exp.term::<MODE>(x[i]);
             let logit = exp.logit::<MODE>(x[i]);
             let below = logit.less(max);
             let distance = max.sub(logit);
             let e = p.mul_add(s, s);
+            let of_e = p.mul_add(s, s.sub(e));
             others[i] = V::select(below, e, zero);
+            of_others[i] = V::select(below, of_e, zero);
             weighted[i] = e.mul(distance);
+            of_weighted[i] = of_e.mul_add(distance, e.mul_add(distance, weighted[i].mul(minus_one)));
+            if V::Scalar::STEPS < 2.0 {
+                // float64's p leaves less room: what rounding takes from max - x as well (Knuth's two-sum).
+                let virtual_logit = max.sub(distance);
+                let lost = virtual_logit.sub(logit).add(max.sub(distance.add(virtual_logit)));
+                of_weighted[i] = e.mul_add(lost, of_weighted[i]);
+            }
             self.maxima = self.maxima.add(V::select(below, zero, one));
         }
-        self.others.add(others);
-        self.weighted.add(weighted);
+        self.others.add(others, of_others);
+        self.weighted.add(weighted, of_weighted);
     }
 }

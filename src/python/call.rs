@@ -13,7 +13,6 @@ use super::error::panicked;
 use crate::error::Result;
 use crate::memory::View;
 use crate::options::{Options, Temperature};
-use crate::simd::flags::Guard;
 
 /// From so many elements on, other Python threads run during the call, and Ctrl-C is heard.
 ///
@@ -51,17 +50,14 @@ pub(super) fn call<'a>(
     operation: impl FnOnce(&Options<'_>) -> Result<()> + Send,
 ) -> PyResult<()> {
     let Settings { temperature, mask, threads } = settings;
-    let options = move || Options::<'a> { temperature, mask, threads, guarded: true, ..Options::default() };
+    let options = move || Options::<'a> { temperature, mask, threads, ..Options::default() };
     if elements < DETACH_ELEMENTS {
-        return caught(|_| operation(&options())).map_err(PyErr::from);
+        return caught(|| options().guarded(operation)).map_err(PyErr::from);
     }
     let (result, raised) = py.detach(move || {
         let signals = Signals::default();
-        let result = caught(|flags| {
-            // Signal handlers are the caller's code.
-            let interrupt = || flags.lifted(|| signals.raise());
-            operation(&options().interrupt(&interrupt))
-        });
+        let interrupt = || signals.raise();
+        let result = caught(|| options().interrupt(&interrupt).guarded(operation));
         (result, signals.raised.into_inner())
     });
     // What a signal handler raised is not to be lost, even if the operation had just finished.
@@ -70,19 +66,8 @@ pub(super) fn call<'a>(
 
 /// Turns a panic into an error. Nothing that the operation had borrowed is looked at afterwards but the output,
 /// which is plain numbers and is thrown away or, if it is the caller's, was promised nothing on failure.
-///
-/// All arithmetic of a call is done in here, under the default floating point flags.
-fn caught(operation: impl FnOnce(&Guard) -> Result<()>) -> Result<()> {
-    let flags = Guard::new();
-    let mut operation = Some(operation);
-    let mut once = || operation.take().map_or(Ok(()), |operation| operation(&flags));
-    catch_unwind(AssertUnwindSafe(|| behind_a_call(&mut once))).unwrap_or_else(|payload| Err(panicked(&*payload)))
-}
-
-/// Keeps the arithmetic within the guard; see `simd/flags.rs`.
-#[inline(never)]
-fn behind_a_call(operation: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    operation()
+fn caught(operation: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|payload| Err(panicked(&*payload)))
 }
 
 /// Runs Python's signal handlers during a call, on the thread that made it, whenever `parallel` asks (every 20 ms).

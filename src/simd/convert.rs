@@ -59,21 +59,3 @@ impl Half for f16 {
         Self::from_bits(chosen as u16)
     }
 }
-
-/// float16 or bfloat16 to float32, exactly. The slices are equally long.
-#[allow(dead_code, reason = "for the functions of the family that are to come")]
-#[inline(always)]
-pub(crate) fn widen<H: Half>(from: &[H], to: &mut [f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = from.widen();
-    }
-}
-
-/// float32 to float16 or bfloat16, to nearest, ties to even. The slices are equally long.
-#[allow(dead_code, reason = "for the functions of the family that are to come")]
-#[inline(always)]
-pub(crate) fn narrow<H: Half>(from: &[f32], to: &mut [H]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = H::narrow(*from);
-    }
-}

@@ -21,8 +21,7 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-#[allow(unused_imports, reason = "for the functions of the family that are to come")]
-pub(crate) use convert::{Half, narrow, widen};
+pub(crate) use convert::Half;
 pub(crate) use dispatch::{Kernel, dispatch};
 pub use level::Level;
 

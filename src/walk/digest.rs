@@ -119,6 +119,16 @@ pub(crate) fn run<D: Digest>(
     axis: &Axis,
     options: &Options<'_>,
 ) -> Result<()> {
+    options.guarded(|options| run_guarded(digest, x, outputs, axis, options))
+}
+
+fn run_guarded<D: Digest>(
+    digest: &D,
+    x: &View<'_>,
+    outputs: Outputs<'_, '_, '_>,
+    axis: &Axis,
+    options: &Options<'_>,
+) -> Result<()> {
     let Outputs { values, indices, width } = outputs;
     let reduced = axis.reduced(x.shape.len())?;
     let expected = shape(&x.shape, &reduced, width);

@@ -89,6 +89,10 @@ type Interrupt<'a> = Option<&'a dyn Fn() -> bool>;
 
 /// Computes `F` of the rows of `x` into `out`.
 pub(crate) fn map<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
+    options.guarded(|options| map_guarded::<F>(x, out, axis, options))
+}
+
+fn map_guarded<F: Function>(x: &View<'_>, out: &mut ViewMut<'_>, axis: &Axis, options: &Options<'_>) -> Result<()> {
     check_out(out, &x.shape)?;
     if small::map::<F>(x, out, axis, options)? {
         return Ok(());

@@ -30,6 +30,16 @@ pub(crate) fn map<F: Vjp>(
     axis: &Axis,
     options: &Options<'_>,
 ) -> Result<()> {
+    options.guarded(|options| map_guarded::<F>(first, grad, out, axis, options))
+}
+
+fn map_guarded<F: Vjp>(
+    first: &View<'_>,
+    grad: &View<'_>,
+    out: &mut ViewMut<'_>,
+    axis: &Axis,
+    options: &Options<'_>,
+) -> Result<()> {
     check_out(out, &first.shape)?;
     let reduced = axis.reduced(first.shape.len())?;
     if options.mask.is_some() || !matches!(options.temperature, options::Temperature::One) {

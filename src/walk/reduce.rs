@@ -97,19 +97,22 @@ impl<C: Compute> Row<'_, C> {
                 return Ok(value.high);
             }
         }
+        // sum - 1, which is what counts, and of which nothing may be lost: of the maximum, exp - 1 from the start. (The
+        // maximum is below 0: with one above, nothing cancels.)
         let max = self.sum.max.to_f64();
-        let mut sum = Double::default();
+        let mut y = Double::new(max).exp_m1();
+        let mut of_max = true;
         for block in reader.blocks() {
             let x = &mut scratch[..block.len()];
             reader.read(self.index, block, x);
             for x in x.iter() {
-                sum = sum.plus(Double::sum(*x, -max).exp());
+                let is_first = *x >= max && std::mem::replace(&mut of_max, false);
+                if !is_first {
+                    y = y.plus(Double::new(*x).exp());
+                }
             }
         }
-        // log(sum) + max = log(1 + y) with 1 + y = sum exp(max), and y tiny: y - y^2 / 2 + ... of a Double.
-        // (The maximum is below 0: with one above, nothing cancels.)
-        let y = sum.times_double(Double::new(max).exp());
-        Ok(ln_1p_signed(y.plus(Double::new(-1.0))))
+        Ok(ln_1p_signed(y))
     }
 
     /// The log-probability of a place of the row.
@@ -161,6 +164,17 @@ pub(crate) struct Labels<'a> {
 
 /// Computes a value for each row of `x` into `out`, whose shape is that of `x` with length 1 along the axes.
 pub(crate) fn reduce<R: Reduction>(
+    x: &View<'_>,
+    labels: Option<&Labels<'_>>,
+    out: &mut ViewMut<'_>,
+    axis: &Axis,
+    options: &Options<'_>,
+    reduction: &R,
+) -> Result<()> {
+    options.guarded(|options| reduce_guarded(x, labels, out, axis, options, reduction))
+}
+
+fn reduce_guarded<R: Reduction>(
     x: &View<'_>,
     labels: Option<&Labels<'_>>,
     out: &mut ViewMut<'_>,

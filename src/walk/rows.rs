@@ -23,8 +23,8 @@ fn group(len: usize) -> usize {
     if len > GROUP / 4 { 1 } else { (GROUP / len).min(PIECES) }
 }
 
-/// The longest row of which p is kept for the second read: it must stay in the second cache, with the row itself.
-/// Longer ones compute it again.
+/// The longest row of which p is kept for the second read: with the row itself, 32 KB, it is still in the first caches
+/// when it is read again. For longer ones, to compute it again is faster.
 pub(super) const KEPT: usize = 4096;
 // Rows of more than one block keep nothing, so that what is kept need not be cut into blocks.
 const _: () = assert!(KEPT <= BLOCK);

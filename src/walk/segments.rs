@@ -31,6 +31,15 @@ pub(crate) fn map<F: Function>(
     out: &mut ViewMut<'_>,
     options: &Options<'_>,
 ) -> Result<()> {
+    options.guarded(|options| map_guarded::<F>(values, offsets, out, options))
+}
+
+fn map_guarded<F: Function>(
+    values: &View<'_>,
+    offsets: &View<'_>,
+    out: &mut ViewMut<'_>,
+    options: &Options<'_>,
+) -> Result<()> {
     if values.shape.len() != 1 {
         return Err(Error::Value(format!(
             "values has shape {}, but segments are stretches of a one-dimensional array",
@@ -172,9 +181,7 @@ fn run<F: Function, C: Compute>(
             },
             threads: Some(call.threads),
             level: Some(call.level),
-            interrupt: options.interrupt,
-            mask: None,
-            guarded: options.guarded,
+            ..options.clone()
         };
         super::map::<F>(&call.x.slice(elements.clone()), &mut out.slice(elements), &Axis::All, &options)?;
     }

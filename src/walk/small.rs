@@ -10,7 +10,6 @@ use crate::kernel::row::{self, Inputs};
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::{self, Options, check_temperature, check_threads};
 use crate::shape::Axis;
-use crate::simd::flags::Guard;
 use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// Up to so many elements.
@@ -41,9 +40,7 @@ pub(super) fn map<F: Function>(
         return Ok(false);
     }
     let level = options.level.unwrap_or_else(Level::active);
-    let guarded = options.guarded;
-    Ok(run::<F, f32>(x, out, len, temperature, level, guarded)
-        || run::<F, f64>(x, out, len, temperature, level, guarded))
+    Ok(run::<F, f32>(x, out, len, temperature, level) || run::<F, f64>(x, out, len, temperature, level))
 }
 
 #[inline]
@@ -53,14 +50,11 @@ fn run<F: Function, C: Compute>(
     len: usize,
     temperature: f64,
     level: Level,
-    guarded: bool,
 ) -> bool {
     if x.overlaps(out.array()) {
         return false;
     }
     let (Some(x), Some(out)) = (x.as_slice::<C>(), out.as_mut_slice::<C>()) else { return false };
-    // As on the pool's threads: no flags that somebody else has set.
-    let _flags = (!guarded).then(Guard::new);
     dispatch(level, Rows::<F, C> { x, out, len, temperature, function: std::marker::PhantomData });
     true
 }

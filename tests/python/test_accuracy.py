@@ -380,10 +380,10 @@ def test_entropy_of_few(dtype: np.dtype[Any]) -> None:
         FLOAT64: [45.21600777722538, 119.59823008478641],
     }
     x = np.array(rows[dtype], dtype)
-    hold(fs.entropy(x), truth_of(x).entropy, dict.fromkeys(FLOATS, 4.0))
+    hold(fs.entropy(x), truth_of(x).entropy, dict.fromkeys(FLOATS, 2.0))
 
 
 def test_logsumexp_of_float32_near_1e30() -> None:
-    # More bits cancel than two float64 have: 21 ULP, but within the 2^-103 that the docstring allows.
+    # More bits of a sum that begins with 1 cancel than two float64 have.
     x = np.array([-43.490047454833984, -1.303684854503647e-19, -48.5822868347168], np.float32)
-    assert abs(float(fs.logsumexp(x)) - float(truth_of(x).total)) < 2.0**-103
+    hold(fs.logsumexp(x), truth_of(x).total)
