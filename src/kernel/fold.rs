@@ -334,11 +334,16 @@ pub(crate) const PIECES: usize = 8;
 /// The chunks of a long row that are folded together.
 const CHUNKS: usize = 2;
 
+/// What a row of `len` logits takes of the room for p, so that the next row begins with a vector.
+pub(crate) const fn room<T: Real>(len: usize) -> usize {
+    len.next_multiple_of(T::LANES)
+}
+
 /// Logits in at most [`PIECES`] pieces that each have a shift of their own, or all the `fixed` one of a
 /// [`Fold::retry`].
 ///
-/// Where `kept` is as long as `x`, each logit's p is left there for [`super::row`]; it is empty where the second read
-/// computes p again.
+/// Where `kept` is not empty, each logit's p is left there for [`super::row`], those of a piece from a whole number of
+/// vectors on ([`room`]); it is empty where the second read computes p again.
 struct FoldPieces<'a, T: Real, P> {
     x: &'a [T],
     /// The elements of a piece: at most [`CHUNK`].
@@ -378,7 +383,7 @@ impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
         }
         for (index, x) in x.chunks(len).enumerate() {
             let fold = &mut folds[index];
-            let kept = if KEEP { &mut kept[index * len..][..x.len()] } else { &mut [] };
+            let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
             let max = fold.extent.max;
             let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
             if infinite || (fixed.is_none() && temperature.needs_base(max)) {
@@ -477,14 +482,13 @@ impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
         let Self { x, len, kept, temperature, ahead, folds, sums, precision } = self;
-        let kept = if kept.is_empty() { kept } else { &mut kept[..x.len()] };
         let short = len <= CHUNK;
         if short {
             token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds, sums, precision });
         }
         for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
             if !short || fold.retry(temperature).is_some() {
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * len..][..len] };
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * room::<T>(len)..][..len] };
                 *fold = fold_row::<S, T, P>(token, x, kept, temperature, ahead.from(index * len));
             }
         }

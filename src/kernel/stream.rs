@@ -75,7 +75,7 @@ pub(crate) struct WriteNext<'r, 'a, T, R> {
     pub(crate) stream: &'r mut Stream<'a, T>,
     /// The row's place in the stream.
     pub(crate) elements: Range<usize>,
-    /// What the fold kept of the `LANES` elements before the row, and of the row; or nothing.
+    /// What the fold kept of the row, or nothing.
     pub(crate) kept: &'r [T],
     pub(crate) row: Row<'r, T, R>,
     /// The row before, where there is one.
@@ -121,7 +121,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let Self { stream, elements, kept, row, before, ahead } = self;
         let Stream { x, out, written } = stream;
         let (start, end, lanes) = (elements.start, elements.end, T::LANES);
-        let kept_from = |at: usize| if KEPT { &kept[at + lanes - start..] } else { &x[at..] };
+        let kept_from = |at: usize| if KEPT { &kept[at - start..] } else { &x[at..] };
         // What elements that are no whole line of their own are computed from.
         let inputs = |some: Range<usize>| {
             let kept = if KEPT { &kept_from(some.start)[..some.len()] } else { &[] };
@@ -130,7 +130,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         if row.results.is_undefined() {
             if let Some(before) = before {
                 let some = *written..start;
-                before.write_some(token, inputs(some.clone()), &mut out[some]);
+                before.write_some(token, Inputs { x: &x[some.clone()], kept: &[] }, &mut out[some]);
             }
             out[elements].fill(T::NAN);
             *written = end;
@@ -142,10 +142,10 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let past = (start + lanes - head) % lanes;
         if let Some(before) = before {
             let at = *written;
+            // What was kept of the row before is gone; p is the same when it is computed again.
             let vector = T::Vector::<S>::load(token, &x[at..]);
-            let p = T::Vector::<S>::load(token, kept_from(at));
-            let theirs = before.map(token).apply::<MODE, KEPT>(vector, p);
-            let ours = map.apply::<MODE, KEPT>(vector, p);
+            let theirs = before.map(token).apply::<MODE, false>(vector, vector);
+            let ours = map.apply::<MODE, false>(vector, vector);
             let line = T::Vector::<S>::select(T::Vector::<S>::first_lanes(token, start - at), theirs, ours);
             line.stream(&mut T::Vector::<S>::lines(out).1[(at - head) / lanes]);
             *written += lanes;

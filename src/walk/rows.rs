@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, Fold, FoldRows, Lanes, PIECES, Precision};
+use crate::kernel::fold::{self, BLOCK, Fold, FoldRows, Lanes, PIECES, Precision, room};
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::{self, Stream};
 use crate::memory::{Compute, Cut, Part, Scratch, Source, ViewMut, scratch};
@@ -16,11 +16,11 @@ use crate::simd::{Kernel, Simd, dispatch};
 
 /// Elements of short rows that are folded before the first of them is written: what is done once for each row takes
 /// longer than a short row itself, but several rows' overlap. All of it must stay in the first cache.
-const GROUP: usize = 3200;
+const GROUP: usize = 2200;
 
 /// The rows that are folded together: more than one only where they are short.
 fn group(len: usize) -> usize {
-    if len > GROUP / 4 { 1 } else { (GROUP / len).min(PIECES) }
+    if len > GROUP / 3 { 1 } else { (GROUP / len).min(PIECES) }
 }
 
 /// The longest row of which p is kept for the second read: with the row itself, 32 KB, it is still in the first caches
@@ -48,9 +48,9 @@ pub(super) fn run<F: Function, C: Compute>(
             (true, ..) if !call.in_place => Manner::CopiedIn,
             _ => Manner::Copied,
         };
-        let room = if matches!(manner, Manner::CopiedIn | Manner::Copied) { len.min(BLOCK) } else { 0 };
+        let copied = if matches!(manner, Manner::CopiedIn | Manner::Copied) { len.min(BLOCK) } else { 0 };
         let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group(len) } else { 1 };
-        let keeps = if F::KEEPS && len <= KEPT { C::LANES + len * group } else { 0 };
+        let keeps = if F::KEEPS && len <= KEPT { room::<C>(len) * group } else { 0 };
         dispatch(
             call.level,
             Rows::<F, C> {
@@ -58,7 +58,7 @@ pub(super) fn run<F: Function, C: Compute>(
                 manner,
                 store,
                 part,
-                scratch: scratch(room)?,
+                scratch: scratch(copied)?,
                 group,
                 kept: scratch(keeps)?,
                 function: PhantomData,
@@ -248,7 +248,7 @@ struct Rows<'a, F, C: Compute> {
     scratch: Scratch<C>,
     /// The rows that are folded together: the most, where they lie one after another and share a temperature.
     group: usize,
-    /// Room for what the folds of a group keep, after `LANES` elements of the row before; or nothing.
+    /// Room for what the folds of a group keep, or nothing.
     kept: Scratch<C>,
     function: PhantomData<F>,
 }
@@ -322,7 +322,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let fold = FoldRows::<C, C::Sum<F::Sum>> {
                 x: &x[start..start + elements],
                 len,
-                kept: self.kept.get_mut(C::LANES..).unwrap_or_default(),
+                kept: &mut self.kept,
                 temperature: &group.temperature,
                 ahead: if streaming { Ahead::first(elements) } else { Ahead::ONCE },
                 folds: &mut folds[..group.count],
@@ -335,7 +335,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             }
             for index in 0..group.count {
                 let elements = start + index * len..start + (index + 1) * len;
-                let kept = if self.kept.is_empty() { &[] } else { &self.kept[index * len..][..C::LANES + len] };
+                let kept = if self.kept.is_empty() { &[] } else { &self.kept[index * room::<C>(len)..][..len] };
                 let row = group.row(index);
                 if streaming {
                     let before = if index > 0 { Some(group.row(index - 1)) } else { before.last() };
@@ -343,13 +343,10 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                     token.call(stream::WriteNext { stream: &mut stream, elements, kept, row, before, ahead });
                 } else {
                     let (x, out) = stream.row(elements);
-                    let inputs = Inputs { x, kept: kept.get(C::LANES..).unwrap_or_default() };
+                    let inputs = Inputs { x, kept };
                     let stream::Row { temperature, results } = row;
                     token.call(row::Write { inputs, out, temperature, results });
                 }
-            }
-            if !self.kept.is_empty() {
-                self.kept.copy_within(group.count * len..group.count * len + C::LANES, 0);
             }
             std::mem::swap(&mut group, &mut before);
         }

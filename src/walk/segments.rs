@@ -220,7 +220,7 @@ fn short<F: Function, C: Compute>(
             store,
             part,
             scratch: scratch(if lent { 0 } else { room.min(BLOCK) })?,
-            kept: scratch(C::LANES + if F::KEEPS { longest.min(KEPT) } else { 0 })?,
+            kept: scratch(if F::KEEPS { longest.min(KEPT) } else { 0 })?,
             function: PhantomData,
         };
         dispatch(call.level, segments);
@@ -243,7 +243,7 @@ struct Segments<'a, F, C: Compute> {
     part: Part<'a>,
     /// Room for a block, where segments are not lent.
     scratch: Scratch<C>,
-    /// Room for what the fold of a segment keeps, after `LANES` elements.
+    /// Room for what the fold of a segment keeps.
     kept: Scratch<C>,
     function: PhantomData<F>,
 }
@@ -306,17 +306,17 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
     fn lent<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
         let keeps = Self::keeps(elements.len());
         let ahead = self.ahead(elements.len());
-        let kept = &mut self.kept[C::LANES..][..keeps];
+        let kept = &mut self.kept[..keeps];
         let x = self.source.row::<C>(0, elements.clone());
         let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
         let results = &self.results(token, &fold, &elements, temperature);
         let x = self.source.row::<C>(0, elements.clone());
         let out = self.part.row(0, elements);
+        let kept = &self.kept[..keeps];
         if self.store == Store::Streaming {
-            let kept = if keeps == 0 { &[] } else { &self.kept[..C::LANES + keeps] };
             stream::write(token, x, out, kept, stream::Row { temperature, results }, Ahead::second(x.len()));
         } else {
-            let inputs = Inputs { x, kept: &self.kept[C::LANES..][..keeps] };
+            let inputs = Inputs { x, kept };
             token.call(row::Write { inputs, out, temperature, results });
         }
     }

@@ -23,10 +23,10 @@ impl<T: Real> Kernel for Both<'_, T> {
     fn run<S: Simd>(self, token: S) {
         let Self { x, len, keep, streamed, expected } = self;
         let temperatures = [Temperature::<T>::new(1.0), Temperature::new(0.7)];
-        let mut kept = vec![T::ZERO; if keep { T::LANES + x.len() } else { 0 }];
+        let mut kept = vec![T::ZERO; if keep { x.len() } else { 0 }];
         let mut results = Vec::new();
         for (row, x) in x.chunks_exact(len).enumerate() {
-            let kept = if keep { &mut kept[T::LANES + row * len..][..len] } else { &mut [] };
+            let kept = if keep { &mut kept[row * len..][..len] } else { &mut [] };
             let temperature = &temperatures[row % 2];
             let fold: Fold<T> = fold_row::<S, T, Rounded>(token, x, kept, temperature, Ahead::NONE);
             results.push(Quotient::new(&fold, temperature));
@@ -35,11 +35,11 @@ impl<T: Real> Kernel for Both<'_, T> {
         let row_of = |row: usize| Row { temperature: &temperatures[row % 2], results: &results[row] };
         for (row, (x, out)) in x.chunks_exact(len).zip(expected.chunks_exact_mut(len)).enumerate() {
             let elements = row * len..(row + 1) * len;
-            let kept = if keep { &kept[row * len..][..T::LANES + len] } else { &[] };
+            let kept = if keep { &kept[row * len..][..len] } else { &[] };
             let before = row.checked_sub(1).map(row_of);
             token.call(WriteNext { stream: &mut stream, elements, kept, row: row_of(row), before, ahead: Ahead::NONE });
 
-            let inputs = Inputs { x, kept: kept.get(T::LANES..).unwrap_or_default() };
+            let inputs = Inputs { x, kept };
             let Row { temperature, results } = row_of(row);
             token.call(Write { inputs, out, temperature, results });
         }
