@@ -23,11 +23,20 @@ fn group(len: usize) -> usize {
     if len > GROUP / 3 { 1 } else { (GROUP / len).min(PIECES) }
 }
 
-/// The longest row of which p is kept for the second read: with the row itself, 32 KB, it is still in the first caches
-/// when it is read again. For longer ones, to compute it again is faster.
-pub(super) const KEPT: usize = 4096;
+/// The longest row of which p is kept for the second read, where results go through the cache: with row and results it
+/// is still in the second cache when it is read again. For longer ones, to compute it again is faster.
+const KEPT: usize = 40 * 1024;
+/// The same where results go past the cache. Memory has more to do then while p is written than while it is computed
+/// again; only what the first cache holds is worth it.
+const KEPT_OF_STREAMED: usize = 4096;
 // Rows of more than one block keep nothing, so that what is kept need not be cut into blocks.
 const _: () = assert!(KEPT <= BLOCK);
+
+/// The longest row of which p is kept.
+#[inline(always)]
+pub(super) fn most_kept(store: Store) -> usize {
+    if store == Store::Streaming { KEPT_OF_STREAMED } else { KEPT }
+}
 
 pub(super) fn run<F: Function, C: Compute>(
     call: &Call<'_>,
@@ -50,7 +59,7 @@ pub(super) fn run<F: Function, C: Compute>(
         };
         let copied = if matches!(manner, Manner::CopiedIn | Manner::Copied) { len.min(BLOCK) } else { 0 };
         let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group(len) } else { 1 };
-        let keeps = if F::KEEPS && len <= KEPT { room::<C>(len) * group } else { 0 };
+        let keeps = if F::KEEPS && len <= most_kept(store) { room::<C>(len) * group } else { 0 };
         dispatch(
             call.level,
             Rows::<F, C> {
@@ -389,7 +398,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                     let out = self.part.row::<C>(row, block.clone());
                     let (temperature, results) = (&temperature, &folded);
                     // Rows share lines, and to write one in two parts takes as long as to write a short row.
-                    if self.store == Store::Streaming && reader.len > KEPT {
+                    if self.store == Store::Streaming && reader.len > KEPT_OF_STREAMED {
                         stream::write(token, data, out, &[], stream::Row { temperature, results }, Ahead::NONE);
                     } else {
                         token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });

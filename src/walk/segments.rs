@@ -7,7 +7,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::rows::KEPT;
+use super::rows::most_kept;
 use super::{Arguments, Call, Function, Interrupt, OUT, TASK, Temperatures, check_out, rows_temperature, share};
 use crate::error::{Error, Result};
 use crate::kernel::Temperature;
@@ -220,7 +220,7 @@ fn short<F: Function, C: Compute>(
             store,
             part,
             scratch: scratch(if lent { 0 } else { room.min(BLOCK) })?,
-            kept: scratch(if F::KEEPS { longest.min(KEPT) } else { 0 })?,
+            kept: scratch(if F::KEEPS { longest.min(most_kept(store)) } else { 0 })?,
             function: PhantomData,
         };
         dispatch(call.level, segments);
@@ -292,8 +292,8 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
 
     /// The elements of which p is kept: all or none.
     #[inline(always)]
-    fn keeps(len: usize) -> usize {
-        if F::KEEPS && len <= KEPT { len } else { 0 }
+    fn keeps(&self, len: usize) -> usize {
+        if F::KEEPS && len <= most_kept(self.store) { len } else { 0 }
     }
 
     /// What is asked for while a segment is folded.
@@ -304,7 +304,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
     /// A segment that is read and written where it lies.
     #[inline(always)]
     fn lent<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
-        let keeps = Self::keeps(elements.len());
+        let keeps = self.keeps(elements.len());
         let ahead = self.ahead(elements.len());
         let kept = &mut self.kept[..keeps];
         let x = self.source.row::<C>(0, elements.clone());
@@ -324,7 +324,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
     /// A segment that gives way to its own results.
     #[inline(always)]
     fn in_place<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
-        let keeps = Self::keeps(elements.len());
+        let keeps = self.keeps(elements.len());
         let kept = &mut self.kept[..keeps];
         let data = self.part.row::<C>(0, elements.clone());
         let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, temperature, Ahead::ONCE);
@@ -337,7 +337,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
     #[inline(always)]
     fn copied<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
         let len = elements.len();
-        let keeps = Self::keeps(len);
+        let keeps = self.keeps(len);
         let mut fixed: Option<Shift<C>> = None;
         let fold = loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift| shift.base));
