@@ -220,8 +220,22 @@ fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>
     exp: &Exp<T::Vector<S>>,
     ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
-    let lanes = T::LANES;
     let mut sum = Sum::new::<P>(token, exp);
+    add_terms::<S, T, P, KEEP, MODE>(token, &mut sum, x, kept, exp, ahead);
+    sum
+}
+
+/// Adds the terms of the last logits of a chunk.
+#[inline(always)]
+pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>(
+    token: S,
+    sum: &mut Sum<T::Vector<S>>,
+    x: &[T],
+    kept: &mut [T],
+    exp: &Exp<T::Vector<S>>,
+    ahead: Ahead,
+) {
+    let lanes = T::LANES;
     let whole = x.len() / lanes * lanes;
     let (x, tail) = x.split_at(whole);
     let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
@@ -243,7 +257,6 @@ fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>
             p.store_partial(kept_tail);
         }
     }
-    sum
 }
 
 /// A sum of terms that carry the power of two 2^(OFFSET - k).

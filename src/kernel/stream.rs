@@ -4,6 +4,8 @@
 //! blended, and written once: in two parts it would be read from memory first, and all later stores would wait for
 //! that.
 
+pub(crate) mod overlap;
+
 use std::ops::Range;
 
 use super::Temperature;
@@ -104,10 +106,7 @@ impl<T: Real, R: Results<T>> Kernel for WriteNext<'_, '_, T, R> {
 impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
     #[inline(always)]
     fn write<S: Simd, const KEPT: bool>(mut self, token: S) {
-        // Only the row before whose end is still to be written matters.
-        let begun = self.stream.written < self.elements.start;
-        self.before = self.before.filter(|_| begun);
-        let mode = self.before.map_or(Mode::Plain, |row| row.results.mode()).max(self.row.results.mode());
+        let mode = self.mode();
         if self.row.results.is_undefined() || mode.at::<S>() == Mode::General {
             self.write_in_mode::<S, KEPT, { Mode::General as u8 }>(token);
         } else {
@@ -116,51 +115,69 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         }
     }
 
+    /// What the row needs, and the row before if its end is still to be written. (Only then does it matter.)
     #[inline(always)]
-    fn write_in_mode<S: Simd, const KEPT: bool, const MODE: u8>(self, token: S) {
-        let Self { stream, elements, kept, row, before, ahead } = self;
-        let Stream { x, out, written } = stream;
-        let (start, end, lanes) = (elements.start, elements.end, T::LANES);
-        let kept_from = |at: usize| if KEPT { &kept[at - start..] } else { &x[at..] };
-        // What elements that are no whole line of their own are computed from.
-        let inputs = |some: Range<usize>| {
-            let kept = if KEPT { &kept_from(some.start)[..some.len()] } else { &[] };
-            Inputs { x: &x[some], kept }
-        };
-        if row.results.is_undefined() {
-            if let Some(before) = before {
-                let some = *written..start;
+    fn mode(&mut self) -> Mode {
+        let begun = self.stream.written < self.elements.start;
+        self.before = self.before.filter(|_| begun);
+        self.before.map_or(Mode::Plain, |row| row.results.mode()).max(self.row.results.mode())
+    }
+
+    #[inline(always)]
+    fn write_in_mode<S: Simd, const KEPT: bool, const MODE: u8>(mut self, token: S) {
+        if self.row.results.is_undefined() {
+            let Stream { x, out, written } = self.stream;
+            if let Some(before) = self.before {
+                let some = *written..self.elements.start;
                 before.write_some(token, Inputs { x: &x[some.clone()], kept: &[] }, &mut out[some]);
             }
-            out[elements].fill(T::NAN);
-            *written = end;
+            *written = self.elements.end;
+            out[self.elements].fill(T::NAN);
             return;
         }
+        let map = self.row.map(token);
+        self.begin::<S, KEPT, MODE>(token, &map);
+        self.finish::<S, KEPT, MODE>(token, &map);
+    }
 
-        let map = row.map(token);
-        let head = T::Vector::<S>::lines(out).0.len();
+    /// Writes up to where the row's first whole line begins, with what is left of the row before.
+    #[inline(always)]
+    fn begin<S: Simd, const KEPT: bool, const MODE: u8>(&mut self, token: S, map: &R::Map<S>) {
+        let (start, end, lanes) = (self.elements.start, self.elements.end, T::LANES);
+        let head = T::Vector::<S>::lines(self.stream.out).0.len();
         let past = (start + lanes - head) % lanes;
-        if let Some(before) = before {
-            let at = *written;
+        if let Some(before) = self.before {
+            let at = self.stream.written;
             // What was kept of the row before is gone; p is the same when it is computed again.
-            let vector = T::Vector::<S>::load(token, &x[at..]);
+            let vector = T::Vector::<S>::load(token, &self.stream.x[at..]);
             let theirs = before.map(token).apply::<MODE, false>(vector, vector);
             let ours = map.apply::<MODE, false>(vector, vector);
             let line = T::Vector::<S>::select(T::Vector::<S>::first_lanes(token, start - at), theirs, ours);
-            line.stream(&mut T::Vector::<S>::lines(out).1[(at - head) / lanes]);
-            *written += lanes;
+            line.stream(&mut T::Vector::<S>::lines(self.stream.out).1[(at - head) / lanes]);
+            self.stream.written += lanes;
         } else if past != 0 {
-            let stop = end.min(start + lanes - past);
-            row.write_some(token, inputs(start..stop), &mut out[start..stop]);
-            *written = stop;
+            let some = start..end.min(start + lanes - past);
+            let x = self.stream.x;
+            let kept = if KEPT { &self.kept[..some.len()] } else { &[] };
+            let inputs = Inputs { x: &x[some.clone()], kept };
+            self.row.write_some(token, inputs, &mut self.stream.out[some.clone()]);
+            self.stream.written = some.end;
         }
+    }
 
+    /// Writes the row's whole lines that are left, and its end if nothing follows that would complete the line.
+    #[inline(always)]
+    fn finish<S: Simd, const KEPT: bool, const MODE: u8>(self, token: S, map: &R::Map<S>) {
+        let (start, end, lanes) = (self.elements.start, self.elements.end, T::LANES);
+        let Stream { x, out, written } = self.stream;
+        let kept_from = |at: usize| if KEPT { &self.kept[at - start..] } else { &x[at..] };
         let at = *written;
         let whole = (end - at) / lanes * lanes;
+        let head = T::Vector::<S>::lines(out).0.len();
         let lines = T::Vector::<S>::lines(out).1;
         let lines = lines[(at.max(head) - head) / lanes..].iter_mut();
         let (x_lines, kept_lines) = (&x[at..at + whole], &kept_from(at)[..whole]);
-        let ahead = ahead.from(at - start);
+        let ahead = self.ahead.from(at - start);
         let vectors = lines.zip(x_lines.chunks_exact(lanes)).zip(kept_lines.chunks_exact(lanes));
         for (index, ((line, x), kept)) in vectors.enumerate() {
             token.prefetch(x_lines, ahead.index(index * lanes));
@@ -171,7 +188,8 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         *written = at;
         // The next row completes the line, if it reaches as far.
         if at < end && at + lanes > x.len() {
-            row.write_some(token, inputs(at..end), &mut out[at..end]);
+            let kept = if KEPT { kept_from(at) } else { &[] };
+            self.row.write_some(token, Inputs { x: &x[at..end], kept }, &mut out[at..end]);
             *written = end;
         }
     }

@@ -1,15 +1,16 @@
 //! Rows one after another.
 
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, Fold, FoldRows, Lanes, PIECES, Precision, room};
+use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, FoldRows, Lanes, PIECES, Precision, room};
 use crate::kernel::row::{self, Inputs, Results, Store};
+use crate::kernel::stream::overlap::FoldAndWrite;
 use crate::kernel::stream::{self, Stream};
 use crate::memory::{Compute, Cut, Part, Scratch, Source, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -31,6 +32,10 @@ const KEPT: usize = 40 * 1024;
 const KEPT_OF_STREAMED: usize = 4096;
 // Rows of more than one block keep nothing, so that what is kept need not be cut into blocks.
 const _: () = assert!(KEPT <= BLOCK);
+
+/// The rows that are folded while the one before is written: those of more than one chunk, as long as threads keep the
+/// working memory for two.
+const OVERLAPPED: RangeInclusive<usize> = CHUNK + 1..=128 * 1024;
 
 /// The longest row of which p is kept.
 #[inline(always)]
@@ -59,7 +64,13 @@ pub(super) fn run<F: Function, C: Compute>(
         };
         let copied = if matches!(manner, Manner::CopiedIn | Manner::Copied) { len.min(BLOCK) } else { 0 };
         let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group(len) } else { 1 };
-        let keeps = if F::KEEPS && len <= most_kept(store) { room::<C>(len) * group } else { 0 };
+        let overlaps =
+            Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
+        let keeps = match F::KEEPS {
+            true if overlaps => 2 * room::<C>(len),
+            true if len <= most_kept(store) => room::<C>(len) * group,
+            _ => 0,
+        };
         dispatch(
             call.level,
             Rows::<F, C> {
@@ -69,6 +80,7 @@ pub(super) fn run<F: Function, C: Compute>(
                 part,
                 scratch: scratch(copied)?,
                 group,
+                overlaps,
                 kept: scratch(keeps)?,
                 function: PhantomData,
             },
@@ -257,7 +269,9 @@ struct Rows<'a, F, C: Compute> {
     scratch: Scratch<C>,
     /// The rows that are folded together: the most, where they lie one after another and share a temperature.
     group: usize,
-    /// Room for what the folds of a group keep, or nothing.
+    /// Whether each row is folded while the one before is written.
+    overlaps: bool,
+    /// Room for what the folds of a group, or of two rows that overlap, keep; or nothing.
     kept: Scratch<C>,
     function: PhantomData<F>,
 }
@@ -268,7 +282,9 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     #[inline(always)]
     fn run<S: Simd>(mut self, token: S) {
         let rows = self.part.rows.clone();
-        if self.manner == Manner::Dense {
+        if Self::OVERLAP && self.overlaps {
+            self.overlapped(token, rows);
+        } else if self.manner == Manner::Dense {
             self.lent(token, rows);
         } else {
             // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.
@@ -306,7 +322,23 @@ impl<C: Compute, R: Results<C>> Group<C, R> {
     }
 }
 
+/// A row that has been folded.
+struct Folded<C: Compute, F: Function> {
+    temperature: Temperature<C>,
+    results: F::Row<C>,
+}
+
+impl<C: Compute, F: Function> Folded<C, F> {
+    #[inline(always)]
+    fn row(&self) -> stream::Row<'_, C, F::Row<C>> {
+        stream::Row { temperature: &self.temperature, results: &self.results }
+    }
+}
+
 impl<F: Function, C: Compute> Rows<'_, F, C> {
+    /// Whether there is code for rows that overlap. (Not for float64, where it would be 9 KB of the wheel.)
+    const OVERLAP: bool = F::KEEPS && size_of::<C>() == size_of::<f32>();
+
     /// Rows that are read and written where they lie, one after another.
     #[inline(always)]
     fn lent<S: Simd>(&mut self, token: S, rows: Range<usize>) {
@@ -358,6 +390,39 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 }
             }
             std::mem::swap(&mut group, &mut before);
+        }
+    }
+
+    /// The same for long rows, each of which is folded while the one before is written.
+    #[inline(always)]
+    fn overlapped<S: Simd>(&mut self, token: S, rows: Range<usize>) {
+        let (reader, len) = (self.reader, self.reader.len);
+        let x = reader.source.rows_dense::<C>(rows.start, rows.len());
+        let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
+        let stream = &mut Stream::new(x, out);
+        let (kept, keep) = self.kept.split_at_mut(room::<C>(len));
+        let (mut kept, mut keep) = (&mut kept[..len], &mut keep[..len]);
+        // The last two rows that were folded.
+        let (mut before, mut last) = (None::<Folded<C, F>>, None::<Folded<C, F>>);
+        for (index, row) in rows.clone().enumerate() {
+            let temperature = reader.temperatures.of(row);
+            let next = index * len..(index + 1) * len;
+            let fold = if let Some(last) = &last {
+                let (row, before) = (last.row(), before.as_ref().map(Folded::row));
+                let elements = next.start - len..next.start;
+                let write = stream::WriteNext { stream, elements, kept, row, before, ahead: Ahead::NONE };
+                token.call(FoldAndWrite { write, next, keep, temperature: &temperature })
+            } else {
+                fold::fold_row::<S, C, F::Sum>(token, &x[next], keep, &temperature, Ahead::ONCE)
+            };
+            let results = reader.results::<F, S>(token, row, &fold, &temperature);
+            before = last.replace(Folded { temperature, results });
+            std::mem::swap(&mut kept, &mut keep);
+        }
+        if let Some(last) = &last {
+            let (row, before) = (last.row(), before.as_ref().map(Folded::row));
+            let elements = x.len() - len..x.len();
+            token.call(stream::WriteNext { stream, elements, kept, row, before, ahead: Ahead::NONE });
         }
     }
 

@@ -1,0 +1,106 @@
+//! One row is folded while the one before it is written.
+//!
+//! Folding a row keeps the processor busy and memory half idle; writing it, the other way round. So a step here does
+//! both: one vector of the next row is added up, one line of this row is written. This is for quotients, of rows of
+//! more than one chunk. Of shorter ones, two at a time take more of the first cache than this gains.
+
+use std::ops::Range;
+
+use super::{Stream, WriteNext};
+use crate::kernel::Temperature;
+use crate::kernel::ahead::Ahead;
+use crate::kernel::exp::{Exp, Mode};
+use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, Rounded, Sum, add_terms, extent, fold_row, halve, lanes};
+use crate::kernel::real::Real;
+use crate::kernel::row::{Map, Results};
+use crate::simd::{Kernel, Simd, Vector};
+
+/// A row is written, and the next of the stream is folded.
+pub(crate) struct FoldAndWrite<'r, 'a, T: Real, R> {
+    /// The row that is written, of which p was kept.
+    pub(crate) write: WriteNext<'r, 'a, T, R>,
+    /// The place of the next row in the stream.
+    pub(crate) next: Range<usize>,
+    /// Room for what its fold keeps.
+    pub(crate) keep: &'r mut [T],
+    /// Its temperature.
+    pub(crate) temperature: &'r Temperature<T>,
+}
+
+/// Rows that need more are written and folded one after the other. (No third copy of the loop for those that need less.)
+const MODE: u8 = Mode::Clamped as u8;
+
+impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
+    type Output = Fold<T>;
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, token: S) -> Fold<T> {
+        let x = &self.write.stream.x[self.next.clone()];
+        let fits = self.temperature.is_one() && !self.write.row.results.is_undefined();
+        if S::COMPACT || !fits || self.write.mode() > Mode::Clamped {
+            token.call(self.write);
+            return fold_row::<S, T, Rounded>(token, x, self.keep, self.temperature, Ahead::ONCE);
+        }
+        let map = self.write.row.map(token);
+        self.write.begin::<S, true, MODE>(token, &map);
+        // In the order of `fold_row`: chunks make blocks, and blocks make the row.
+        let (mut row, mut block) = (Fold::empty(T::ZERO), Fold::empty(T::ZERO));
+        let mut is_whole = true;
+        for start in (0..x.len()).step_by(CHUNK) {
+            let Some(chunk) = self.chunk::<S>(token, &map, start..x.len().min(start + CHUNK)) else {
+                is_whole = false;
+                break;
+            };
+            block = block.with(chunk);
+            if (start + CHUNK).is_multiple_of(BLOCK) || start + CHUNK >= x.len() {
+                row = row.with(block);
+                block = Fold::empty(T::ZERO);
+            }
+        }
+        self.write.finish::<S, true, MODE>(token, &map);
+        if is_whole { row } else { fold_row::<S, T, Rounded>(token, x, self.keep, self.temperature, Ahead::ONCE) }
+    }
+}
+
+impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
+    /// The fold of a chunk of the next row, beside as many lines of this one; `None` where it needs a base.
+    #[inline(always)]
+    fn chunk<S: Simd>(&mut self, token: S, map: &R::Map<S>, chunk: Range<usize>) -> Option<Fold<T>> {
+        let Self { write, next, keep, temperature } = self;
+        let Stream { x: all, out, written } = &mut *write.stream;
+        let (at, size) = (*written, T::LANES);
+        let (x, keep) = (&all[next.clone()][chunk.clone()], &mut keep[chunk]);
+        let extent = extent(token, x);
+        let max = extent.max;
+        if max == T::NEG_INFINITY || max == T::INFINITY || temperature.needs_base(max) {
+            return None;
+        }
+        let shift = temperature.shift(max, T::ZERO);
+        let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
+        let mut sum = Sum::new::<T::Sum<Rounded>>(token, &exp);
+
+        let both = (x.len() / size).min((write.elements.end - at) / size) * size;
+        let (head, lines, _) = T::Vector::<S>::lines(out);
+        let lines = lines[(at.max(head.len()) - head.len()) / size..].iter_mut();
+        let ready = all[at..at + both].chunks_exact(size);
+        let kept = write.kept[at - write.elements.start..][..both].chunks_exact(size);
+        let (x, x_rest) = x.split_at(both);
+        let (keep, keep_rest) = keep.split_at_mut(both);
+        let folded = x.chunks_exact(size).zip(keep.chunks_exact_mut(size));
+        for ((((x, keep), line), ready), kept) in folded.zip(lines).zip(ready).zip(kept) {
+            token.prefetch(x, Ahead::ONCE.index(0));
+            let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, x));
+            sum.add::<T::Sum<Rounded>>(p, s);
+            p.store(keep);
+            let p = T::Vector::<S>::load(token, kept);
+            map.apply::<MODE, true>(T::Vector::<S>::load(token, ready), p).stream(line);
+        }
+        *written += both;
+        let ahead = Ahead::ONCE;
+        add_terms::<S, T, T::Sum<Rounded>, true, MODE>(token, &mut sum, x_rest, keep_rest, &exp, ahead);
+
+        let sum = halve(lanes::<S, T>(token, sum), T::add_wide);
+        let nan = T::double(sum).high.is_nan();
+        Some(Fold { extent, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) })
+    }
+}
