@@ -27,10 +27,10 @@ fn group(len: usize) -> usize {
 /// The longest row of which p is kept for the second read, where results go through the cache: with row and results it
 /// is still in the second cache when it is read again. For longer ones, to compute it again is faster.
 const KEPT: usize = 40 * 1024;
-/// The same where results go past the cache. Memory has more to do then while p is written than while it is computed
-/// again; only what the first cache holds is worth it.
+/// The same where results go past the cache, and rows do not overlap. Streaming stores wait while p is on its way to the
+/// second cache; only what the first one holds is worth it.
 const KEPT_OF_STREAMED: usize = 4096;
-// Rows of more than one block keep nothing, so that what is kept need not be cut into blocks.
+// So that what a row keeps need not be cut into blocks where the row is copied block by block.
 const _: () = assert!(KEPT <= BLOCK);
 
 /// The rows that are folded while the one before is written: those of more than one chunk, as long as threads keep the
