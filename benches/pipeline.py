@@ -130,7 +130,7 @@ def kills(folder: Path, gigabytes: float, times: int) -> None:
             target.write_bytes(b"old")
             command.append("--force")
         child = subprocess.Popen(command)
-        time.sleep(random.uniform(0, last))  # noqa: S311
+        time.sleep(random.uniform(0, last))
         child.send_signal(signal.SIGKILL)
         child.wait()
         if not target.exists():
