@@ -54,7 +54,8 @@ pub(crate) trait Function: Copy + Send + Sync {
     const EXCLUDED: f64;
     /// How precise the sum must be.
     type Sum: Precision;
-    /// Whether the results use the p of [`crate::kernel::exp`], so that it is worth keeping.
+    /// Whether the results use the p of [`crate::kernel::exp`], so that it is worth keeping. (These are quotients, and
+    /// their `Sum` is that of quotients.)
     const KEEPS: bool;
 
     /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
