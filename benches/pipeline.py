@@ -4,8 +4,8 @@
     python benches/pipeline.py kills            the command killed at 200 random moments of the same
     python benches/pipeline.py dask             8 GiB on two workers of 1 GiB, beside dask with SciPy
 
-Each writes its data into `--folder` (a temporary one by default), needs as much room again for the output,
-and removes both. How to read the result: docs/files.md and docs/dask.md.
+Each writes its data into `--folder` (a temporary one by default), needs up to twice as much room again for
+the outputs, and removes all of it. How to read the result: docs/files.md and docs/dask.md.
 """
 
 from __future__ import annotations
@@ -211,17 +211,27 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--folder", type=Path, help="where to work; it must exist")
     arguments = parser.parse_args()
+    if arguments.gb is not None and not arguments.gb * 1e9 >= 4 * CLASSES:
+        parser.error(f"--gb {arguments.gb} must be at least {4 * CLASSES / 1e9}, which is one row")
+    if min(arguments.rounds, arguments.kills) < 1:
+        parser.error("--rounds and --kills must be at least 1")
     if arguments.what == "make":
         _make(arguments.folder, arguments.gb)
         return
+    if arguments.folder is not None and not arguments.folder.is_dir():
+        parser.error(f"--folder {arguments.folder} is not a directory")
+    gigabytes = arguments.gb or (8.6 if arguments.what == "dask" else 4)
+    free = shutil.disk_usage(arguments.folder or tempfile.gettempdir()).free
+    if free < 3e9 * gigabytes:
+        parser.error(f"{3 * gigabytes:.0f} GB of disk are needed, {free / 1e9:.0f} are free; see --gb")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         if arguments.what == "files":
-            files(folder, arguments.gb or 4, arguments.rounds)
+            files(folder, gigabytes, arguments.rounds)
         elif arguments.what == "kills":
-            kills(folder, arguments.gb or 4, arguments.kills)
+            kills(folder, gigabytes, arguments.kills)
         else:
-            dask(folder, arguments.gb or 8.6, arguments.rounds)
+            dask(folder, gigabytes, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -77,3 +77,19 @@ impl<C: Compute> DerefMut for Scratch<C> {
         &mut self.values[self.start..]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn begins_at_a_line_and_is_as_long_as_asked() {
+        for count in [1, 15, 16, 17, 1000, 3, ELEMENTS + 1, 1000, 0] {
+            let (few, more) = (scratch::<f32>(count).unwrap(), scratch::<f64>(count).unwrap());
+            assert_eq!((few.len(), more.len()), (count, count));
+            if count > 0 {
+                assert_eq!((few.as_ptr().align_offset(LINE), more.as_ptr().align_offset(LINE)), (0, 0), "{count}");
+            }
+        }
+    }
+}
