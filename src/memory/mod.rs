@@ -1,6 +1,6 @@
 //! Arrays as pointers and integers: any strides, any byte order, any alignment; overlap; working memory.
 //!
-//! This module and `simd` are the only ones below `python` that hold unsafe code. What the rest of the crate sees is
+//! `recycle` has the memory of large results. This module and `simd` are the only ones below `python` that hold unsafe code. What the rest of the crate sees is
 //! safe: a [`Source`] or [`Target`] is made from an array and a plan, is checked once to stay within the array, and
 //! then reads rows into working memory, or lends them where they can be used in place.
 //!
@@ -9,6 +9,8 @@
 //! NumPy's own loops have it too, and there is no way to lock an array.)
 
 mod raw;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "for the binding alone"))]
+pub(crate) mod recycle;
 mod scratch;
 mod source;
 mod target;

@@ -1,6 +1,6 @@
 //! Arguments: what Python passed, checked, and read once.
 //!
-//! The only unsafe code of `python` is here. rust-numpy's own borrowing is not used: it takes a global lock and two
+//! The only unsafe code of `python` is here and in `result`. rust-numpy's own borrowing is not used: it takes a global lock and two
 //! hash look-ups for an array, refuses an input and an output that are one array, and does not see that two arrays
 //! share memory when their bases differ. What may be shared is decided in `memory`, from pointers and strides.
 
@@ -16,6 +16,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, intern};
 
 use super::error::axis_error;
+use super::result;
 use crate::element::DType;
 use crate::memory::{View, ViewMut};
 use crate::options::{self, check_temperature, check_threads};
@@ -196,19 +197,22 @@ impl<'py> Output<'py> {
             // The common case without the search for an order: 0.1 us of a small call.
             return Self::new(py, shape, dtype);
         }
-        // SAFETY: the prototype is an array and alive. NumPy takes over the reference to the descriptor. Where the
-        // number is unknown there is none; where there is no memory there is no array; and in both cases an exception
-        // is set.
-        let array = unsafe {
-            let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
-            let array = if descr.is_null() {
-                ptr::null_mut()
-            } else {
-                PY_ARRAY_API.PyArray_NewLikeArray(py, like.0.as_array_ptr(), NPY_ORDER::NPY_KEEPORDER, descr, 0)
+        let array = result::array(py, bytes(shape, dtype), || {
+            // SAFETY: the prototype is an array and alive. NumPy takes over the reference to the descriptor. Where the
+            // number is unknown there is none; where there is no memory there is no array; and in both cases an
+            // exception is set.
+            let array = unsafe {
+                let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
+                let array = if descr.is_null() {
+                    ptr::null_mut()
+                } else {
+                    PY_ARRAY_API.PyArray_NewLikeArray(py, like.0.as_array_ptr(), NPY_ORDER::NPY_KEEPORDER, descr, 0)
+                };
+                Bound::from_owned_ptr_or_err(py, array)?
             };
-            Bound::from_owned_ptr_or_err(py, array)?
-        };
-        Ok(Self(Array(array.cast_into()?)))
+            Ok(array.cast_into()?)
+        })?;
+        Ok(Self(Array(array)))
     }
 
     /// A new array of this dtype and shape, in C order.
@@ -216,27 +220,30 @@ impl<'py> Output<'py> {
     pub(super) fn new(py: Python<'py>, shape: &[usize], dtype: DType) -> PyResult<Self> {
         // Lengths are below `isize::MAX` and dimensions below 65: they are those of an array, or fewer.
         let dimensions = c_int::try_from(shape.len()).unwrap_or(c_int::MAX);
-        // SAFETY: `shape` holds that many lengths, and they are only read. The rest is as in `like`.
-        let array = unsafe {
-            let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
-            let array = if descr.is_null() {
-                ptr::null_mut()
-            } else {
-                PY_ARRAY_API.PyArray_NewFromDescr(
-                    py,
-                    PyUntypedArray::type_object_raw(py),
-                    descr,
-                    dimensions,
-                    shape.as_ptr().cast_mut().cast(),
-                    ptr::null_mut(),
-                    ptr::null_mut(),
-                    0,
-                    ptr::null_mut(),
-                )
+        let array = result::array(py, bytes(shape, dtype), || {
+            // SAFETY: `shape` holds that many lengths, and they are only read. The rest is as in `like`.
+            let array = unsafe {
+                let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
+                let array = if descr.is_null() {
+                    ptr::null_mut()
+                } else {
+                    PY_ARRAY_API.PyArray_NewFromDescr(
+                        py,
+                        PyUntypedArray::type_object_raw(py),
+                        descr,
+                        dimensions,
+                        shape.as_ptr().cast_mut().cast(),
+                        ptr::null_mut(),
+                        ptr::null_mut(),
+                        0,
+                        ptr::null_mut(),
+                    )
+                };
+                Bound::from_owned_ptr_or_err(py, array)?
             };
-            Bound::from_owned_ptr_or_err(py, array)?
-        };
-        Ok(Self(Array(array.cast_into()?)))
+            Ok(array.cast_into()?)
+        })?;
+        Ok(Self(Array(array)))
     }
 
     /// The caller's own array, if the result may go there. `asked` is the argument `dtype`.
@@ -464,21 +471,43 @@ impl FromPyObject<'_, '_> for Count {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let py = object.py();
-        let refuse = || PyTypeError::new_err(format!("k must be an integer, not {}", type_name(&object)));
-        if object.is_instance_of::<PyBool>() {
-            return Err(refuse());
-        }
-        match object.extract::<isize>() {
-            Ok(count) => usize::try_from(count)
+        match integer(object, "k must be an integer")? {
+            Some(count) => usize::try_from(count)
                 .map(Self)
                 .map_err(|_| PyValueError::new_err(format!("k must be at least 0, not {count}"))),
-            Err(error) if error.is_instance_of::<PyOverflowError>(py) => {
-                Err(PyValueError::new_err("k is not a length that an axis can have"))
-            }
-            Err(error) if error.is_instance_of::<PyTypeError>(py) => Err(refuse()),
-            Err(error) => Err(error),
+            None => Err(PyValueError::new_err("k is not a length that an axis can have")),
         }
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes(pub(super) usize);
+
+impl FromPyObject<'_, '_> for Bytes {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let bytes = integer(object, "n must be an integer or None")?;
+        bytes.and_then(|bytes| usize::try_from(bytes).ok()).map(Self).ok_or_else(|| {
+            PyValueError::new_err("n must be a number of bytes that a machine can have; 0 keeps no memory")
+        })
+    }
+}
+
+/// An integer, anything with `__index__` but a bool; none where it is too large. `wanted` begins the error about any
+/// other class.
+fn integer(object: Borrowed<'_, '_, PyAny>, wanted: &str) -> PyResult<Option<isize>> {
+    let py = object.py();
+    let refuse = || PyTypeError::new_err(format!("{wanted}, not {}", type_name(&object)));
+    if object.is_instance_of::<PyBool>() {
+        return Err(refuse());
+    }
+    match object.extract::<isize>() {
+        Ok(integer) => Ok(Some(integer)),
+        Err(error) if error.is_instance_of::<PyOverflowError>(py) => Ok(None),
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => Err(refuse()),
+        Err(error) => Err(error),
     }
 }
 
@@ -514,22 +543,16 @@ impl FromPyObject<'_, '_> for Threads {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let py = object.py();
-        if object.is_instance_of::<PyBool>() {
-            return Err(PyTypeError::new_err("threads must be an integer or None, not bool"));
-        }
-        match object.extract::<isize>() {
-            Ok(threads) => Ok(Self(check_threads(usize::try_from(threads).unwrap_or(0))?)),
-            Err(error) if error.is_instance_of::<PyOverflowError>(py) => {
-                Err(PyValueError::new_err("threads is not a number that a machine can have"))
-            }
-            Err(error) if error.is_instance_of::<PyTypeError>(py) => {
-                let kind = type_name(&object);
-                Err(PyTypeError::new_err(format!("threads must be an integer or None, not {kind}")))
-            }
-            Err(error) => Err(error),
+        match integer(object, "threads must be an integer or None")? {
+            Some(threads) => Ok(Self(check_threads(usize::try_from(threads).unwrap_or(0))?)),
+            None => Err(PyValueError::new_err("threads is not a number that a machine can have")),
         }
     }
+}
+
+/// The bytes of an array.
+fn bytes(shape: &[usize], dtype: DType) -> usize {
+    shape.iter().fold(dtype.size(), |bytes, len| bytes.saturating_mul(*len))
 }
 
 /// The name of an object's class, for an error.

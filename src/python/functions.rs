@@ -7,10 +7,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::VERSION;
-use super::arg::{Array, FloatType, Mask, Output, Temperature, Threads};
+use super::arg::{Array, Bytes, FloatType, Mask, Output, Temperature, Threads};
 use super::call::{Settings, call};
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
+use crate::memory::{View, ViewMut, recycle};
 use crate::options::Options;
 use crate::shape::Axis;
 use crate::simd::Level;
@@ -138,6 +138,57 @@ pub(super) fn get_num_threads() -> usize {
 #[pyo3(signature = (n, /))]
 pub(super) fn set_num_threads(n: Option<Threads>) {
     parallel::set_num_threads(n.and_then(|threads| NonZeroUsize::new(threads.0)));
+}
+
+/// Return how many bytes of freed results are kept for the next ones.
+///
+/// Memory that is fresh from the system takes longer to touch for the first time than a softmax to
+/// compute. Results of 16 MiB and more therefore leave their memory, when they are freed, to the next
+/// such result. Memory that is kept is lent to the system, which may take it whenever any program
+/// needs it (``MADV_FREE``), and is given back entirely once it has not been used for two seconds.
+///
+/// Returns
+/// -------
+/// int
+///     Bytes: what `set_cache_bytes` set last; else the environment variable
+///     ``FASTSOFTMAX_CACHE_BYTES``; else 1 GiB, or an eighth of the machine's memory if that is less.
+///
+/// Examples
+/// --------
+/// >>> import fastsoftmax as fs
+/// >>> fs.get_cache_bytes() > 0
+/// True
+#[pyfunction]
+pub(super) fn get_cache_bytes() -> usize {
+    recycle::limit()
+}
+
+/// Set how many bytes of freed results are kept for the next ones.
+///
+/// What is kept beyond it is given back at once.
+///
+/// Parameters
+/// ----------
+/// n : int or None
+///     Bytes, at least 0; 0 keeps nothing, so that results are NumPy's own in every respect. None goes
+///     back to the default, for which see `get_cache_bytes`.
+///
+/// Raises
+/// ------
+/// ValueError
+///     `n` is negative.
+///
+/// Examples
+/// --------
+/// >>> import fastsoftmax as fs
+/// >>> fs.set_cache_bytes(0)
+/// >>> fs.get_cache_bytes()
+/// 0
+/// >>> fs.set_cache_bytes(None)
+#[pyfunction]
+#[pyo3(signature = (n, /))]
+pub(super) fn set_cache_bytes(n: Option<Bytes>) {
+    recycle::set_limit(n.map(|bytes| bytes.0));
 }
 
 /// Tell what was built and what it runs on, for bug reports and tests.

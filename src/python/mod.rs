@@ -16,10 +16,12 @@ mod error;
 mod functions;
 mod gradients;
 mod reductions;
+mod result;
 
 use pyo3::exceptions::{PyImportError, PyRuntimeWarning};
 use pyo3::prelude::*;
 
+use crate::memory::recycle;
 use crate::simd::Level;
 
 /// The one version number, of the crate and of the package.
@@ -34,7 +36,8 @@ mod _core {
     use super::error::InternalError;
     #[pymodule_export]
     use super::functions::{
-        _panic, _with_default_flags, _yardstick, build_info, get_num_threads, log_softmax, set_num_threads, softmax,
+        _panic, _with_default_flags, _yardstick, build_info, get_cache_bytes, get_num_threads, log_softmax,
+        set_cache_bytes, set_num_threads, softmax,
     };
     #[pymodule_export]
     use super::gradients::{log_softmax_vjp, softmax_segments, softmax_vjp};
@@ -55,6 +58,7 @@ fn check(py: Python<'_>) -> PyResult<()> {
     // So that a missing or too old NumPy is an ImportError now, not a panic of rust-numpy's in the first call.
     py.import("numpy")?;
     Level::from_environment().map_err(PyImportError::new_err)?;
+    recycle::limit_from_environment().map_err(PyImportError::new_err)?;
     if cfg!(debug_assertions) {
         let category = py.get_type::<PyRuntimeWarning>();
         let message = c"fastsoftmax was built without optimisation and is many times slower than it should be; \

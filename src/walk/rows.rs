@@ -10,7 +10,7 @@ use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, FoldRows, Lanes, PIECES, Precision, room};
 use crate::kernel::row::{self, Inputs, Results, Store};
-use crate::kernel::stream::overlap::FoldAndWrite;
+use crate::kernel::stream::overlap::{FoldAndWrite, apart};
 use crate::kernel::stream::{self, Stream};
 use crate::memory::{Compute, Cut, Part, Scratch, Source, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -67,7 +67,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let overlaps =
             Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
         let keeps = match F::KEEPS {
-            true if overlaps => 2 * room::<C>(len),
+            true if overlaps => apart::<C>(len) + len,
             true if len <= most_kept(store) => room::<C>(len) * group,
             _ => 0,
         };
@@ -400,7 +400,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let x = reader.source.rows_dense::<C>(rows.start, rows.len());
         let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
         let stream = &mut Stream::new(x, out);
-        let (kept, keep) = self.kept.split_at_mut(room::<C>(len));
+        let (kept, keep) = self.kept.split_at_mut(apart::<C>(len));
         let (mut kept, mut keep) = (&mut kept[..len], &mut keep[..len]);
         // The last two rows that were folded.
         let (mut before, mut last) = (None::<Folded<C, F>>, None::<Folded<C, F>>);

@@ -3,6 +3,11 @@
 //! Folding a row keeps the processor busy and memory half idle; writing it, the other way round. So a step here does
 //! both: one vector of the next row is added up, one line of this row is written. This is for quotients, of rows of
 //! more than one chunk. Of shorter ones, two at a time take more of the first cache than this gains.
+//!
+//! A processor compares the addresses of a load and of stores on their way by the low twelve bits first. A load that
+//! has them in common with a store of a few lines ago waits until that has reached memory, which made rows of 4,096
+//! logits half as slow again. So where the next row's logits would follow this row's results at such a distance, the
+//! fold gets a [`LEAD`].
 
 use std::ops::Range;
 
@@ -13,7 +18,7 @@ use crate::kernel::exp::{Exp, Mode};
 use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, Rounded, Sum, add_terms, extent, fold_row, halve, lanes};
 use crate::kernel::real::Real;
 use crate::kernel::row::{Map, Results};
-use crate::simd::{Kernel, Simd, Vector};
+use crate::simd::{Kernel, LINE, Simd, Vector};
 
 /// A row is written, and the next of the stream is folded.
 pub(crate) struct FoldAndWrite<'r, 'a, T: Real, R> {
@@ -25,6 +30,20 @@ pub(crate) struct FoldAndWrite<'r, 'a, T: Real, R> {
     pub(crate) keep: &'r mut [T],
     /// Its temperature.
     pub(crate) temperature: &'r Temperature<T>,
+}
+
+/// The low bits of an address that loads and stores are compared by: so many bytes.
+const PAGE: usize = 4096;
+
+/// Loads that follow stores (modulo [`PAGE`]) by at most so many bytes wait for them, and so do those that share a line.
+const TRAIL: usize = 512;
+
+/// By so many bytes the fold is ahead of the results where its loads would wait.
+const LEAD: usize = 1024;
+
+/// Room between what two rows keep, so that what is read of the one is not where the other's is stored.
+pub(crate) fn apart<T: Real>(len: usize) -> usize {
+    (len * size_of::<T>() + PAGE / 2).next_multiple_of(PAGE) / size_of::<T>() - PAGE / 2 / size_of::<T>()
 }
 
 /// Rows that need more are written and folded one after the other. (No third copy of the loop for those that need less.)
@@ -63,12 +82,19 @@ impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
 }
 
 impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
+    /// The logits of the next row that are folded before the first line of this one is written.
+    fn lead(x: &[T], out: &[T]) -> usize {
+        let after = x.as_ptr().addr().wrapping_sub(out.as_ptr().addr()) % PAGE;
+        if (LINE..=PAGE - TRAIL).contains(&after) { 0 } else { LEAD / size_of::<T>() }
+    }
+
     /// The fold of a chunk of the next row, beside as many lines of this one; `None` where it needs a base.
     #[inline(always)]
     fn chunk<S: Simd>(&mut self, token: S, map: &R::Map<S>, chunk: Range<usize>) -> Option<Fold<T>> {
         let Self { write, next, keep, temperature } = self;
         let Stream { x: all, out, written } = &mut *write.stream;
         let (at, size) = (*written, T::LANES);
+        let begins = chunk.start == 0;
         let (x, keep) = (&all[next.clone()][chunk.clone()], &mut keep[chunk]);
         let extent = extent(token, x);
         let max = extent.max;
@@ -78,6 +104,12 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         let shift = temperature.shift(max, T::ZERO);
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
         let mut sum = Sum::new::<T::Sum<Rounded>>(token, &exp);
+
+        let lead = if begins { Self::lead(x, &out[at..]).min(x.len()) } else { 0 };
+        let (x_lead, x) = x.split_at(lead);
+        let (keep_lead, keep) = keep.split_at_mut(lead);
+        let ahead = Ahead::ONCE;
+        add_terms::<S, T, T::Sum<Rounded>, true, MODE>(token, &mut sum, x_lead, keep_lead, &exp, ahead);
 
         let both = (x.len() / size).min((write.elements.end - at) / size) * size;
         let (head, lines, _) = T::Vector::<S>::lines(out);
@@ -96,7 +128,6 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
             map.apply::<MODE, true>(T::Vector::<S>::load(token, ready), p).stream(line);
         }
         *written += both;
-        let ahead = Ahead::ONCE;
         add_terms::<S, T, T::Sum<Rounded>, true, MODE>(token, &mut sum, x_rest, keep_rest, &exp, ahead);
 
         let sum = halve(lanes::<S, T>(token, sum), T::add_wide);
