@@ -72,7 +72,7 @@ impl<'a> Source<'a> {
     /// Copies elements of a row, from `start` on, converted to the compute type.
     #[inline(never)]
     pub(crate) fn read<C: Compute>(&self, row: usize, start: usize, to: &mut [C]) {
-        self.visit(row, start, to, |to, from| *to = from);
+        self.visit(row, start, to, &mut |offset, grid, to| self.load(offset, grid, to));
     }
 
     /// [`Source::read`] for half precision that lies in memory element after element, compiled for the level of the
@@ -97,15 +97,15 @@ impl<'a> Source<'a> {
     /// For a source of booleans: puts `value` wherever it is false.
     #[inline(never)]
     pub(crate) fn exclude<C: Compute>(&self, row: usize, start: usize, to: &mut [C], value: C) {
-        self.visit(row, start, to, |to: &mut C, from: C| *to = to.or(value, from != C::ZERO));
+        self.visit(row, start, to, &mut |offset, grid, to| self.clear(offset, grid, to, value));
     }
 
-    fn visit<C: Compute>(&self, row: usize, start: usize, to: &mut [C], visit: impl Fn(&mut C, C)) {
+    fn visit<C: Compute>(&self, row: usize, start: usize, to: &mut [C], visit: &mut dyn FnMut(isize, Grid, &mut [C])) {
         assert!(row < self.plan.rows && start + to.len() <= self.plan.len);
         let row = row_offset(self.plan, self.operand, row);
         let mut done = 0;
         walk(&self.plan.axis, self.operand, start, to.len(), &mut |offset, stride, len| {
-            self.load(row + offset, Grid::line(len, stride), &mut to[done..], &visit);
+            visit(row + offset, Grid::line(len, stride), &mut to[done..]);
             done += len;
         });
     }
@@ -113,45 +113,60 @@ impl<'a> Source<'a> {
     /// Copies a tile: element `start + i` of row `first + lane` to `to[i * pitch + lane]`.
     #[inline(never)]
     pub(crate) fn read_tile<C: Compute>(&self, tile: Tile, to: &mut [C]) {
-        self.visit_tile(tile, to, |to, from| *to = from);
+        let (offset, grid) = self.grid(tile);
+        self.load(offset, grid, to);
     }
 
     /// [`Source::exclude`] for a tile.
     #[inline(never)]
     pub(crate) fn exclude_tile<C: Compute>(&self, tile: Tile, to: &mut [C], value: C) {
-        self.visit_tile(tile, to, |to: &mut C, from: C| *to = to.or(value, from != C::ZERO));
+        let (offset, grid) = self.grid(tile);
+        self.clear(offset, grid, to, value);
     }
 
-    fn visit_tile<C: Compute>(&self, tile: Tile, to: &mut [C], visit: impl Fn(&mut C, C)) {
+    /// Where a tile begins, and its elements from there.
+    fn grid(&self, tile: Tile) -> (isize, Grid) {
         let (lane_stride, axis_stride) = tile.strides(self.plan, self.operand);
         let first = row_offset(self.plan, self.operand, tile.first);
         let first = first + axis_stride * tile.start.cast_signed();
-        let grid =
-            Grid { lines: tile.len, apart: axis_stride, pitch: tile.pitch, count: tile.lanes, stride: lane_stride };
-        self.load(first, grid, to, &visit);
+        (first, Grid { lines: tile.len, apart: axis_stride, pitch: tile.pitch, count: tile.lanes, stride: lane_stride })
     }
 
-    /// Visits the lines of `to` with the elements of a grid that begins at an offset.
-    fn load<C: Compute>(&self, offset: isize, grid: Grid, to: &mut [C], visit: &impl Fn(&mut C, C)) {
+    /// Copies the elements of a grid that begins at an offset.
+    fn load<C: Compute>(&self, offset: isize, grid: Grid, to: &mut [C]) {
         let from = self.view.pointer.wrapping_offset(offset);
         macro_rules! load {
             ($($dtype:ident => $type:ty),* $(,)?) => {
                 match self.view.dtype {
-                    $(DType::$dtype => load::<$type, C>(from, grid, self.view.swapped, to, visit),)*
+                    $(DType::$dtype => load::<$type, C>(from, grid, self.view.swapped, to, &|to, from| *to = from),)*
+                    #[allow(unreachable_patterns, reason = "the second table has every dtype")]
+                    dtype => unreachable!("{} is computed in float64", dtype.name()),
                 }
             };
         }
-        load!(
-            Bool => u8, I8 => i8, I16 => i16, I32 => i32, I64 => i64, U8 => u8, U16 => u16, U32 => u32, U64 => u64,
-            F16 => f16, BF16 => bf16, F32 => f32, F64 => f64,
-        );
+        // What else there is float32 does not hold, see `DType::computes_in_f64`.
+        if C::DTYPE == DType::F32 {
+            load!(Bool => u8, F16 => f16, BF16 => bf16, F32 => f32);
+        } else {
+            load!(
+                Bool => u8, I8 => i8, I16 => i16, I32 => i32, I64 => i64, U8 => u8, U16 => u16, U32 => u32, U64 => u64,
+                F16 => f16, BF16 => bf16, F32 => f32, F64 => f64,
+            );
+        }
+    }
+
+    /// Puts `value` wherever an element of a grid of booleans is false.
+    fn clear<C: Compute>(&self, offset: isize, grid: Grid, to: &mut [C], value: C) {
+        assert!(self.view.dtype == DType::Bool);
+        let from = self.view.pointer.wrapping_offset(offset);
+        load::<u8, C>(from, grid, false, to, &|to, from| *to = to.or(value, from != C::ZERO));
     }
 }
 
 /// How many lines of a grid ahead memory is asked.
 const LINES_AHEAD: isize = 16;
 
-/// See [`Source::load`].
+/// Visits the lines of `to` with the elements of a grid.
 fn load<E: Raw, C: Compute>(from: *const u8, grid: Grid, swapped: bool, to: &mut [C], visit: &impl Fn(&mut C, C)) {
     // SAFETY, for both reads: the callers pass offsets and strides of a plan that `check` found to stay within the
     // array, for as many lines and elements. Elements may be unaligned or far apart, so no slice can be made of them.
