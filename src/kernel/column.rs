@@ -4,13 +4,16 @@
 //! axis is not the last (a large power-of-two pitch would leave them a handful of cache sets), or rows of a few
 //! classes, transposed. The order of every sum is `fold`'s, lane for lane: what is lane j of a vector there is
 //! slot j here, the logits j, j + 16, j + 32, ... of a chunk. The bits are therefore the same.
+//!
+//! What is done once for each row is done for all lanes at a time, unless some lane is special (NaN, an infinity, a base,
+//! a temperature of its own). For rows of ten logits that is half of the work.
 
 use std::marker::PhantomData;
 
 use super::Temperature;
-use super::exp::{Anchor, Exp, Mode, Shift};
-use super::fold::{Extent, Fold, Partial, Precision, Sum, lanes};
-use super::real::Real;
+use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_maxima};
+use super::fold::{Extent, Fold, Partial, Precision, Sum, wide_sum, wide_term};
+use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
 
@@ -46,8 +49,10 @@ pub(crate) struct Folds<T: Real> {
     nan: [bool; LANES],
     skipped: [T; LANES],
     base: [T; LANES],
-    k: [f64; LANES],
-    sum: [T::Wide; LANES],
+    k: Stored,
+    sum: Stored,
+    /// Whether no lane is special: all have a maximum, a shift without a base, and a sum.
+    pub(crate) alike: bool,
 }
 
 impl<T: Real> Folds<T> {
@@ -61,8 +66,21 @@ impl<T: Real> Folds<T> {
             skipped: [T::NEG_INFINITY; LANES],
             base: [T::ZERO; LANES],
             k: [Partial::<T>::empty().k; LANES],
-            sum: [T::Wide::default(); LANES],
+            sum: [0.0; LANES],
+            alike: false,
         }
+    }
+
+    /// The k of each lane.
+    #[inline(always)]
+    pub(crate) fn shifts<S: Simd>(&self, token: S) -> Wide<S> {
+        real::load(token, &self.k)
+    }
+
+    /// The sum of each lane.
+    #[inline(always)]
+    pub(crate) fn sums<S: Simd>(&self, token: S) -> Wide<S> {
+        real::load(token, &self.sum)
     }
 
     /// The fold of a lane.
@@ -73,7 +91,7 @@ impl<T: Real> Folds<T> {
             nan: self.nan[lane],
             skipped: self.skipped[lane],
             base: self.base[lane],
-            partial: Partial { k: self.k[lane], sum: self.sum[lane] },
+            partial: Partial { k: self.k[lane], sum: T::wide_of(&self.sum, lane) },
         }
     }
 
@@ -85,16 +103,17 @@ impl<T: Real> Folds<T> {
         self.skipped[lane] = fold.skipped;
         self.base[lane] = fold.base;
         self.k[lane] = fold.partial.k;
-        self.sum[lane] = fold.partial.sum;
+        T::store_wide(fold.partial.sum, &mut self.sum, lane);
     }
 
     /// Adds another chunk's folds, lane by lane.
     #[inline(always)]
     pub(crate) fn add(&mut self, other: &Self) {
-        for lane in 0..LANES {
+        for lane in 0..T::LANES {
             let fold = Fold { base: other.base[lane], ..self.get(lane) };
             self.set(lane, fold.with(other.get(lane)));
         }
+        self.alike &= other.alike;
     }
 
     /// The shifts of lanes that must be read again; see [`Fold::retry`].
@@ -113,60 +132,132 @@ pub(crate) fn of_lane<T>(temperatures: &[Temperature<T>], lane: usize) -> &Tempe
     &temperatures[if temperatures.len() == 1 { 0 } else { lane }]
 }
 
-/// The folds of one chunk of a strip. Lanes with a `fixed` shift use that.
-#[inline(always)]
-pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
-    token: S,
-    tile: &[T],
-    strip: Strip,
-    temperatures: &[Temperature<T>],
-    fixed: Option<&[Option<Shift<T>>; LANES]>,
-) -> Folds<T> {
-    token.call(FoldStrip::<T, T::Sum<P>> { tile, strip, temperatures, fixed, precision: PhantomData })
+/// The tile that is read next, to be asked for while this one is folded: line by line, a vector's width at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Next<'a, T> {
+    /// Its first line; the others begin `pitch` elements from each other.
+    pub(crate) line: &'a [T],
+    pub(crate) pitch: usize,
+    pub(crate) width: usize,
+    /// Where to begin.
+    pub(crate) at: (usize, usize),
 }
 
-/// The arguments of [`fold`].
-struct FoldStrip<'a, T: Real, P> {
-    tile: &'a [T],
-    strip: Strip,
-    temperatures: &'a [Temperature<T>],
-    fixed: Option<&'a [Option<Shift<T>>; LANES]>,
-    precision: PhantomData<P>,
+impl<T: Real> Next<'_, T> {
+    /// Of nothing.
+    pub(crate) const NONE: Self = Self { line: &[], pitch: 0, width: 0, at: (0, 0) };
+
+    #[inline(always)]
+    fn ask<S: Simd>(&mut self, token: S) {
+        let (line, column) = self.at;
+        token.prefetch(self.line, line * self.pitch + column);
+        let column = column + T::LANES;
+        self.at = if column < self.width { (line, column) } else { (line + 1, 0) };
+    }
+}
+
+/// One chunk of a strip, to be folded. Lanes with a `fixed` shift use that.
+pub(crate) struct FoldStrip<'a, T: Real, P> {
+    pub(crate) tile: &'a [T],
+    pub(crate) strip: Strip,
+    pub(crate) temperatures: &'a [Temperature<T>],
+    pub(crate) fixed: Option<&'a [Option<Shift<T>>; LANES]>,
+    /// What comes of it.
+    pub(crate) folds: &'a mut Folds<T>,
+    /// Room for the sum of each slot. (To fill it here takes as long as to sum up a short row.)
+    pub(crate) slots: &'a mut [Stored; LANES],
+    pub(crate) next: Next<'a, T>,
+    pub(crate) precision: PhantomData<P>,
 }
 
 impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
-    type Output = Folds<T>;
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, token: S) -> Folds<T> {
-        fold_strip::<S, T, P>(token, self.tile, self.strip, self.temperatures, self.fixed)
+    fn run<S: Simd>(self, token: S) {
+        let Self { tile, strip, temperatures, fixed, folds, slots, next, .. } = self;
+        let (max, min) = extent::<S, T>(token, tile, strip);
+        max.store(&mut folds.max);
+        min.store(&mut folds.min);
+        folds.nan = [false; LANES];
+        folds.skipped = [T::NEG_INFINITY; LANES];
+        folds.base = [T::ZERO; LANES];
+
+        let near = T::Vector::<S>::splat(token, temperatures[0].near());
+        let far = T::Vector::<S>::any(near.less(max))
+            || T::Vector::<S>::any(max.less(T::Vector::<S>::splat(token, T::ZERO).sub(near)));
+        let alike = !far && temperatures.len() == 1 && fixed.is_none();
+        let mut counted = [true; LANES];
+        let (mode, exp) = if alike {
+            let (exp, k) = of_maxima::<S, T>(token, &temperatures[0], max);
+            real::store::<S>(k, &mut folds.k);
+            (Mode::of(&temperatures[0]), exp)
+        } else {
+            shift_each(token, folds, temperatures, fixed, &mut counted)
+        };
+        // (The one instruction that the second mode has more than the first costs less than a third copy of the code.)
+        let sum = if mode.at::<S>() == Mode::General {
+            sum::<S, T, P, { Mode::General as u8 }>(token, tile, strip, &exp, slots, next)
+        } else {
+            sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp, slots, next)
+        };
+        real::store::<S>(sum, &mut folds.sum);
+        folds.alike = alike && !any_nan(token, sum[0]) && !any_nan(token, sum[1]);
+        if folds.alike {
+            return;
+        }
+        for (lane, counted) in counted.iter().enumerate().take(T::LANES) {
+            folds.nan[lane] = folds.sum[lane].is_nan();
+            if !counted {
+                folds.nan[lane] = strip.lane(lane).any(|index| tile[index].is_nan());
+                folds.k[lane] = Partial::<T>::empty().k;
+                T::store_wide(T::Wide::default(), &mut folds.sum, lane);
+            }
+        }
     }
 }
 
+/// Whether some lane is NaN, where none is infinite.
 #[inline(always)]
-fn fold_strip<S: Simd, T: Real, P: Precision>(
+fn any_nan<V: Vector>(token: V::Token, v: V) -> bool {
+    let (zero, one) = (V::splat(token, V::Scalar::ZERO), V::splat(token, V::Scalar::INFINITY));
+    V::any(zero.less(V::select(v.less(one), zero, one)))
+}
+
+/// The largest and the smallest logit of each lane.
+#[inline(always)]
+fn extent<S: Simd, T: Real>(token: S, tile: &[T], strip: Strip) -> (T::Vector<S>, T::Vector<S>) {
+    let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
+    let highest = T::Vector::<S>::splat(token, T::INFINITY);
+    // Two of each: the operations depend on the ones before, and take as long as two loads.
+    let (mut max, mut min) = ([lowest; 2], [highest; 2]);
+    let mut index = strip.first;
+    for _ in 0..strip.rows / 2 {
+        let a = T::Vector::<S>::load(token, &tile[index..]);
+        let b = T::Vector::<S>::load(token, &tile[index + strip.pitch..]);
+        (max[0], max[1]) = (a.max(max[0]), b.max(max[1]));
+        (min[0], min[1]) = (a.min(min[0]), b.min(min[1]));
+        index += 2 * strip.pitch;
+    }
+    if strip.rows % 2 == 1 {
+        let v = T::Vector::<S>::load(token, &tile[index..]);
+        (max[0], min[0]) = (v.max(max[0]), v.min(min[0]));
+    }
+    (max[0].max(max[1]), min[0].min(min[1]))
+}
+
+/// The shift of each lane by itself, and what the reduction needs for all of them.
+#[inline(always)]
+fn shift_each<S: Simd, T: Real>(
     token: S,
-    tile: &[T],
-    strip: Strip,
+    folds: &mut Folds<T>,
     temperatures: &[Temperature<T>],
     fixed: Option<&[Option<Shift<T>>; LANES]>,
-) -> Folds<T> {
-    let lanes = T::Vector::<S>::LANES;
-    let mut folds = Folds::empty();
-    let mut max = T::Vector::<S>::splat(token, T::NEG_INFINITY);
-    let mut min = T::Vector::<S>::splat(token, T::INFINITY);
-    for index in strip.rows() {
-        let v = T::Vector::<S>::load(token, &tile[index..]);
-        max = v.max(max);
-        min = v.min(min);
-    }
-    folds.max[..lanes].copy_from_slice(max.to_array().as_ref());
-    folds.min[..lanes].copy_from_slice(min.to_array().as_ref());
-
-    let mut counted = [true; LANES];
+    counted: &mut [bool; LANES],
+) -> (Mode, Exp<T::Vector<S>>) {
     let mut mode = Mode::Plain;
-    let mut anchors = [Anchor::none(); LANES];
-    for lane in 0..lanes {
+    let mut anchors = Anchors::none();
+    for lane in 0..T::LANES {
         let temperature = of_lane(temperatures, lane);
         let max = folds.max[lane];
         let finite = max > T::NEG_INFINITY && max < T::INFINITY;
@@ -180,30 +271,14 @@ fn fold_strip<S: Simd, T: Real, P: Precision>(
         };
         folds.base[lane] = fixed.map_or(T::ZERO, |shift| shift.base);
         folds.k[lane] = shift.k;
-        anchors[lane] = Anchor::new(temperature, Shift { base: folds.base[lane], ..shift });
+        anchors.set(lane, Anchor::new(temperature, Shift { base: folds.base[lane], ..shift }));
         if finite && !counted[lane] {
             folds.skipped[lane] = max;
         }
-        let needed = if counted[lane] { folds.get(lane).extent.mode(temperature, shift) } else { Mode::Clamped };
-        mode = mode.max(needed);
+        let extent = Extent { max, min: folds.min[lane] };
+        mode = mode.max(if counted[lane] { extent.mode(temperature, shift) } else { Mode::Clamped });
     }
-
-    let exp = Exp::of_lanes(token, temperatures, &anchors);
-    folds.sum = match mode.at::<S>() {
-        Mode::Plain => sum::<S, T, P, { Mode::Plain as u8 }>(token, tile, strip, &exp),
-        Mode::Clamped => sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp),
-        Mode::General => sum::<S, T, P, { Mode::General as u8 }>(token, tile, strip, &exp),
-    };
-    #[allow(clippy::needless_range_loop, reason = "one index, several arrays")]
-    for lane in 0..lanes {
-        folds.nan[lane] = T::double(folds.sum[lane]).high.is_nan();
-        if !counted[lane] {
-            folds.nan[lane] = strip.lane(lane).any(|index| tile[index].is_nan());
-            folds.k[lane] = Partial::<T>::empty().k;
-            folds.sum[lane] = T::Wide::default();
-        }
-    }
-    folds
+    (mode, Exp::of_lanes(token, temperatures, &anchors))
 }
 
 #[inline(always)]
@@ -212,34 +287,48 @@ fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
     tile: &[T],
     strip: Strip,
     exp: &Exp<T::Vector<S>>,
-) -> [T::Wide; LANES] {
-    let slots = T::Vector::<S>::LANES;
-    let mut sums = [[T::Wide::default(); LANES]; LANES];
+    sums: &mut [Stored; LANES],
+    mut next: Next<'_, T>,
+) -> Wide<S> {
+    let slots = T::LANES;
     let mut filled = slots.min(strip.rows);
     for (slot, total) in sums.iter_mut().enumerate().take(filled) {
-        let mut sum = Sum::new::<P>(token, exp);
-        let mut line = slot;
-        while line < strip.rows {
-            let row = &tile[strip.first + line * strip.pitch..];
-            let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, row));
+        let mut index = strip.first + slot * strip.pitch;
+        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
+        let sum = if slot + slots >= strip.rows {
+            wide_term::<S, T, P>(token, exp, p, s)
+        } else {
+            let mut sum = Sum::new::<P>(token, exp);
             sum.add::<P>(p, s);
-            line += slots;
-        }
-        *total = lanes::<S, T>(token, sum);
+            for _ in 0..(strip.rows - slot - 1) / slots {
+                index += slots * strip.pitch;
+                next.ask(token);
+                let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
+                sum.add::<P>(p, s);
+            }
+            wide_sum::<S, T>(token, sum)
+        };
+        real::store::<S>(sum, total);
     }
     // `fold::halve`, without the additions of 0 that slots past the end would be.
     let mut half = slots / 2;
     while half > 0 {
         for slot in 0..half.min(filled.saturating_sub(half)) {
-            #[allow(clippy::needless_range_loop, reason = "one index, several arrays")]
-            for lane in 0..slots {
-                sums[slot][lane] = T::add_wide(sums[slot][lane], sums[slot + half][lane]);
-            }
+            let sum = T::add_wides::<S>(real::load(token, &sums[slot]), real::load(token, &sums[slot + half]));
+            real::store::<S>(sum, &mut sums[slot]);
         }
         filled = filled.min(half);
         half /= 2;
     }
-    sums[0]
+    real::load(token, &sums[0])
+}
+
+/// What the results of a strip are computed from.
+pub(crate) enum Strips<'a, T: Real, R> {
+    /// The folds of lanes that are alike, for results with [`Results::BY_LANES`].
+    Alike(&'a Folds<T>),
+    /// What each lane's results have in common.
+    Each(&'a [R; LANES]),
 }
 
 /// The results of a strip, to be written in the place of its logits.
@@ -247,7 +336,7 @@ pub(crate) struct Write<'a, T: Real, R> {
     pub(crate) tile: &'a mut [T],
     pub(crate) strip: Strip,
     pub(crate) temperatures: &'a [Temperature<T>],
-    pub(crate) results: &'a [R; LANES],
+    pub(crate) from: Strips<'a, T, R>,
 }
 
 impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
@@ -255,20 +344,27 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { tile, strip, temperatures, results } = self;
-        let mut mode = Mode::Plain;
+        let Self { tile, strip, temperatures, from } = self;
         let mut undefined = false;
-        for results in results.iter().take(T::LANES) {
-            mode = mode.max(results.mode());
-            undefined |= results.is_undefined();
+        let (mode, map) = match from {
+            Strips::Alike(folds) => (Mode::of(&temperatures[0]), R::alike(token, &temperatures[0], folds)),
+            Strips::Each(results) => {
+                let mut mode = Mode::Plain;
+                for results in results.iter().take(T::LANES) {
+                    mode = mode.max(results.mode());
+                    undefined |= results.is_undefined();
+                }
+                (mode, R::lanes(token, temperatures, results))
+            }
+        };
+        if mode.at::<S>() == Mode::General {
+            write::<S, T, _, { Mode::General as u8 }>(token, tile, strip, map);
+        } else {
+            write::<S, T, _, { Mode::Clamped as u8 }>(token, tile, strip, map);
         }
-        let map = R::lanes(token, temperatures, results);
-        match mode.at::<S>() {
-            Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, tile, strip, map),
-            Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, tile, strip, map),
-            Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, tile, strip, map),
-        }
-        if undefined {
+        if let Strips::Each(results) = from
+            && undefined
+        {
             for (lane, _) in results.iter().enumerate().take(T::LANES).filter(|(_, r)| r.is_undefined()) {
                 strip.lane(lane).for_each(|index| tile[index] = T::NAN);
             }
@@ -283,4 +379,89 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(token: S, tile:
         let x = T::Vector::<S>::load(token, row);
         map.apply::<MODE, false>(x, x).store(row);
     }
+}
+
+/// Rows that lie one after another, to be copied into a tile.
+///
+/// Vectors reach over a row's end into the next row. Of the strips, those are copied for which there is enough there; the
+/// output is the number of their rows.
+pub(crate) struct ReadRows<'a, T> {
+    /// From the first row on; there may be more after the last.
+    pub(crate) x: &'a [T],
+    pub(crate) rows: usize,
+    pub(crate) len: usize,
+    pub(crate) tile: &'a mut [T],
+    pub(crate) pitch: usize,
+}
+
+impl<T: Real> Kernel for ReadRows<'_, T> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> usize {
+        let Self { x, rows, len, tile, pitch } = self;
+        let lanes = T::LANES;
+        for first in (0..rows).step_by(lanes) {
+            if reach::<T>(first, len) > x.len() {
+                return first;
+            }
+            for start in (0..len).step_by(lanes) {
+                let mut block = [T::Vector::<S>::splat(token, T::ZERO); LANES];
+                for (i, row) in block.iter_mut().enumerate().take(lanes) {
+                    // As many rows ahead as these are, line by line.
+                    token.prefetch(x, (rows + first) * len + (start + i) * lanes);
+                    *row = T::Vector::<S>::load(token, &x[(first + i) * len + start..]);
+                }
+                T::Vector::<S>::transpose(token, &mut block[..lanes]);
+                for (j, line) in block.iter().enumerate().take(lanes) {
+                    if start + j < len {
+                        line.store(&mut tile[(start + j) * pitch + first..]);
+                    }
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// The reverse of [`ReadRows`]. What lies after the last row is written, too, where later rows' results belong.
+pub(crate) struct WriteRows<'a, T> {
+    pub(crate) tile: &'a [T],
+    pub(crate) pitch: usize,
+    pub(crate) out: &'a mut [T],
+    pub(crate) rows: usize,
+    pub(crate) len: usize,
+}
+
+impl<T: Real> Kernel for WriteRows<'_, T> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> usize {
+        let Self { tile, pitch, out, rows, len } = self;
+        let lanes = T::LANES;
+        for first in (0..rows).step_by(lanes) {
+            if reach::<T>(first, len) > out.len() {
+                return first;
+            }
+            // From the last block to the first: what a vector writes past its row's end is written again, as results of
+            // the next row.
+            for start in (0..len).step_by(lanes).rev() {
+                let mut block = [T::Vector::<S>::splat(token, T::ZERO); LANES];
+                for (j, line) in block.iter_mut().enumerate().take(lanes) {
+                    *line = T::Vector::<S>::load(token, &tile[(start + j).min(len - 1) * pitch + first..]);
+                }
+                T::Vector::<S>::transpose(token, &mut block[..lanes]);
+                for (i, row) in block.iter().enumerate().take(lanes) {
+                    row.store(&mut out[(first + i) * len + start..]);
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// Where the vectors of a strip that begins with row `first` end.
+fn reach<T: Real>(first: usize, len: usize) -> usize {
+    (first + T::LANES - 1) * len + len.next_multiple_of(T::LANES)
 }

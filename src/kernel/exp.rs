@@ -28,8 +28,9 @@
 //!    is exact wherever the result is not 0, by Sterbenz' lemma: x and max are then within a factor of two.
 //!    Temperatures beyond 2^±40 are brought to [1, 2) together with the logits, by an exact power of two.
 
+use super::column::LANES;
 use super::double::{Double, power_of_two};
-use super::real::Real;
+use super::real::{Real, Wide};
 use crate::simd::{Simd, Vector};
 
 /// |max| / T up to which the power-of-two shift alone is enough.
@@ -112,6 +113,13 @@ impl<T: Real> Temperature<T> {
         self.value.to_bits() == 1.0f64.to_bits()
     }
 
+    /// Maxima within this, on either side of 0, do not need a base.
+    #[inline(always)]
+    pub(crate) fn near(&self) -> T {
+        // A little less than the limit, because it is rounded.
+        T::from_f64(0.99 * SHIFT_LIMIT * self.value)
+    }
+
     /// Whether a maximum is too large for the power-of-two shift alone.
     #[inline(always)]
     pub(crate) fn needs_base(&self, max: T) -> bool {
@@ -187,16 +195,41 @@ impl<T: Real> Anchor<T> {
         }
     }
 
+    /// Of no logits.
+    #[inline(always)]
+    fn none() -> Self {
+        Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO, center: T::ZERO }
+    }
+
     /// With all s an octave lower, so that they are 0 where they were the least.
     #[inline(always)]
     pub(crate) fn lowered(self) -> Self {
         Self { magic: T::from_f64(self.magic.to_f64() - T::STEPS), ..self }
     }
+}
 
+/// An [`Anchor`] for each lane, part by part.
+pub(crate) struct Anchors<T> {
+    magic: [T; LANES],
+    least: [T; LANES],
+    base: [T; LANES],
+    center: [T; LANES],
+}
+
+impl<T: Real> Anchors<T> {
     /// Of no logits.
     #[inline(always)]
     pub(crate) fn none() -> Self {
-        Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO, center: T::ZERO }
+        Self { magic: [T::MAGIC; LANES], least: [T::ZERO; LANES], base: [T::ZERO; LANES], center: [T::ZERO; LANES] }
+    }
+
+    /// Sets that of a lane.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, lane: usize, anchor: Anchor<T>) {
+        self.magic[lane] = anchor.magic;
+        self.least[lane] = anchor.least;
+        self.base[lane] = anchor.base;
+        self.center[lane] = anchor.center;
     }
 }
 
@@ -212,6 +245,12 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    /// What logits without a base need at most.
+    #[inline(always)]
+    pub(crate) fn of<T: Real>(temperature: &Temperature<T>) -> Self {
+        if temperature.is_one() { Self::Clamped } else { Self::General }
+    }
+
     /// The mode that code is there for: the last, where it is to be small.
     #[inline(always)]
     pub(crate) fn at<S: Simd>(self) -> Self {
@@ -265,13 +304,15 @@ impl<V: Vector> Exp<V> {
     pub(crate) fn of_lanes(
         token: V::Token,
         temperatures: &[Temperature<V::Scalar>],
-        anchors: &[Anchor<V::Scalar>; 16],
+        anchors: &Anchors<V::Scalar>,
     ) -> Self {
-        let mut exp = Self::at(token, &temperatures[0], &anchors[0]);
-        exp.magic = Self::lanes(token, anchors, |anchor| anchor.magic);
-        exp.least = Self::lanes(token, anchors, |anchor| anchor.least);
-        exp.base = Self::lanes(token, anchors, |anchor| anchor.base);
-        exp.center = Self::lanes(token, anchors, |anchor| anchor.center);
+        let none =
+            Anchor { magic: V::Scalar::MAGIC, least: V::Scalar::ZERO, base: V::Scalar::ZERO, center: V::Scalar::ZERO };
+        let mut exp = Self::at(token, &temperatures[0], &none);
+        exp.magic = V::load(token, &anchors.magic);
+        exp.least = V::load(token, &anchors.least);
+        exp.base = V::load(token, &anchors.base);
+        exp.center = V::load(token, &anchors.center);
         if temperatures.len() > 1 {
             exp.log2_e = Self::lanes(token, temperatures, |t| t.log2_e);
             exp.ln_2 = (Self::lanes(token, temperatures, |t| t.ln_2.0), Self::lanes(token, temperatures, |t| t.ln_2.1));
@@ -280,6 +321,13 @@ impl<V: Vector> Exp<V> {
                 (Self::lanes(token, temperatures, |t| t.inverse.0), Self::lanes(token, temperatures, |t| t.inverse.1));
         }
         exp
+    }
+
+    /// With all s an octave lower; see [`Anchor::lowered`].
+    #[inline(always)]
+    pub(crate) fn lowered(self) -> Self {
+        let steps = V::splat(self.token, V::Scalar::from_f64(V::Scalar::STEPS));
+        Self { magic: self.magic.sub(steps), ..self }
     }
 
     /// A part of each lane's own.
@@ -355,6 +403,50 @@ impl<V: Vector> Exp<V> {
             [] => V::splat(self.token, V::Scalar::ZERO),
         }
     }
+}
+
+/// A shift without a base for each lane, from the k of each, and one temperature. (As [`Anchor::new`].)
+#[inline(always)]
+pub(crate) fn of_shifts<S: Simd, T: Real>(token: S, temperature: &Temperature<T>, k: Wide<S>) -> Exp<T::Vector<S>> {
+    let splat = |value| S::F64::splat(token, value);
+    let (mut magic, mut least) = (k, k);
+    for half in 0..2 {
+        let bottom = k[half].sub(splat(f64::from(T::BIAS + T::OFFSET)));
+        magic[half] = splat(T::MAGIC.to_f64()).sub(bottom.mul(splat(T::STEPS)));
+        least[half] = bottom.add(splat(1.0)).mul(splat(std::f64::consts::LN_2)).mul(splat(temperature.scaled));
+    }
+    Exp {
+        magic: T::narrowed(token, magic),
+        least: T::narrowed(token, least),
+        ..Exp::at(token, temperature, &Anchor::none())
+    }
+}
+
+/// For sums of lanes of which each has a maximum that needs no base: this, and the k of each. (As
+/// [`Temperature::shift`].)
+#[inline(always)]
+pub(crate) fn of_maxima<S: Simd, T: Real>(
+    token: S,
+    temperature: &Temperature<T>,
+    max: T::Vector<S>,
+) -> (Exp<T::Vector<S>>, Wide<S>) {
+    let splat = |value| S::F64::splat(token, value);
+    // Added and taken off again, it rounds to an integer, to the even one of two.
+    let magic = splat(<f64 as Real>::MAGIC);
+    let mut k = T::widened(token, max);
+    let mut center = k;
+    for half in 0..2 {
+        let octaves = k[half].mul(splat(temperature.scale)).mul(splat(temperature.wide_log2_e));
+        k[half] = octaves.add(magic).sub(magic);
+        let steps = octaves.mul(splat(T::STEPS));
+        let t = steps.sub(steps.add(magic).sub(magic)).mul(splat(std::f64::consts::LN_2 / T::STEPS));
+        center[half] = t.add(t.mul(t).mul(splat(0.5)));
+    }
+    let mut exp = of_shifts(token, temperature, k);
+    if T::STEPS >= 2.0 {
+        exp.center = T::narrowed(token, center);
+    }
+    (exp, k)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::marker::PhantomData;
 use super::ahead::Ahead;
 use super::column::LANES;
 use super::exp::{Exp, Mode, Shift, Temperature};
-use super::real::Real;
+use super::real::{self, Real, Wide};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Elements that share a shift; the unit of which sums are made.
@@ -191,8 +191,37 @@ pub(crate) type Lanes<T> = [<T as Real>::Wide; LANES];
 /// The sum of each lane; those past the vector's are empty.
 #[inline(always)]
 pub(crate) fn lanes<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> Lanes<T> {
+    let mut stored = [0.0; LANES];
+    real::store::<S>(wide_sum::<S, T>(token, sum), &mut stored);
+    let mut lanes = [T::Wide::default(); LANES];
+    for (lane, sum) in lanes.iter_mut().enumerate().take(T::LANES) {
+        *sum = T::wide_of(&stored, lane);
+    }
+    lanes
+}
+
+/// The sum of each lane.
+#[inline(always)]
+pub(crate) fn wide_sum<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> Wide<S> {
     let guard = T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard());
-    T::wide_lanes(token, [sum.high.sub(guard), sum.low, sum.center, sum.apart])
+    T::wide_sum(token, [sum.high.sub(guard), sum.low, sum.center, sum.apart])
+}
+
+/// The sum of one term, s * (1 + p), in each lane.
+#[inline(always)]
+pub(crate) fn wide_term<S: Simd, T: Real, P: Precision>(
+    token: S,
+    exp: &Exp<T::Vector<S>>,
+    p: T::Vector<S>,
+    s: T::Vector<S>,
+) -> Wide<S> {
+    let mut sum = Sum::new::<P>(token, exp);
+    if Sum::<T::Vector<S>>::is_whole::<P>() {
+        sum.add::<P>(p, s);
+        return wide_sum::<S, T>(token, sum);
+    }
+    // What `Sum::add` does, of which the guard's part is exact.
+    T::wide_sum(token, [s, sum.low, sum.center, p.sub(sum.center).mul(s)])
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.

@@ -27,13 +27,9 @@ use super::column::{LANES, Strip};
 use super::double::{Double, power_of_two};
 use super::exp::{Exp, Mode, Shift, Temperature};
 use super::fold::{BLOCK, CHUNK, halve};
-use super::real::Real;
+use super::real::{self, Real, Wide, two_sum};
 use super::row::Store;
 use crate::simd::{Kernel, Simd, Vector};
-
-/// A number for each lane, in float64 vectors: float32's 16 lanes as two halves, float64's 8 lanes as numbers of two
-/// parts.
-type Wide<S> = [<S as Simd>::F64; 2];
 
 /// A compute type, with the sums and results that gradients need.
 pub(crate) trait Gradient: Real {
@@ -87,14 +83,13 @@ impl Gradient for f32 {
     #[inline(always)]
     fn lanes<S: Simd>(sum: Wide<S>) -> [f64; LANES] {
         let mut lanes = [0.0; LANES];
-        sum[0].store(&mut lanes);
-        sum[1].store(&mut lanes[LANES / 2..]);
+        real::store::<S>(sum, &mut lanes);
         lanes
     }
 
     #[inline(always)]
     fn vectors<S: Simd>(token: S, sums: &[f64; LANES]) -> Wide<S> {
-        [S::F64::load(token, sums), S::F64::load(token, &sums[LANES / 2..])]
+        real::load(token, sums)
     }
 
     #[inline(always)]
@@ -208,14 +203,6 @@ impl Gradient for f64 {
 #[inline(always)]
 fn negated<V: Vector>(token: V::Token, v: V) -> V {
     V::splat(token, V::Scalar::ZERO).sub(v)
-}
-
-/// `a + b`, and what rounding took from it.
-#[inline(always)]
-fn two_sum<V: Vector>(a: V, b: V) -> (V, V) {
-    let sum = a.add(b);
-    let virtual_b = sum.sub(a);
-    (sum, a.sub(sum.sub(virtual_b)).add(b.sub(virtual_b)))
 }
 
 /// `v`, or 0 where it is what rounding took from a number that is not finite.

@@ -12,7 +12,7 @@
 //! x - (max + T L) is computed with max + T L as the sum of two and the subtraction's error (Knuth's two-sum), so
 //! that a log-probability is rounded once.
 
-use super::column::{LANES, of_lane};
+use super::column::{Folds, LANES, of_lane};
 use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Temperature};
 use super::fold::Fold;
@@ -219,6 +219,12 @@ impl<T: Real> Results<T> for LogSum<T> {
         map.scale = load(&scale);
         map.inverse = (load(&inverse), load(&inverse_low));
         map
+    }
+
+    const BY_LANES: bool = false;
+
+    fn alike<S: Simd>(_: S, _: &Temperature<T>, _: &Folds<T>) -> Self::Map<S> {
+        unreachable!("logarithms are computed row by row")
     }
 }
 

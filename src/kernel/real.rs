@@ -59,9 +59,20 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn split(value: Double) -> (Self, Self);
     /// The sum of two values of about this type's precision.
     fn wide(high: Self, low: Self) -> Self::Wide;
-    /// `(high + low) * (1 + center) + apart` of each lane; those past the vector's are empty. (The last two are 0 where
-    /// there are no steps.)
-    fn wide_lanes<S: Simd>(token: S, of: [Self::Vector<S>; 4]) -> [Self::Wide; LANES];
+    /// The same number in each lane.
+    fn widened<S: Simd>(token: S, lanes: Self::Vector<S>) -> Wide<S>;
+    /// The nearest number of this type in each lane.
+    fn narrowed<S: Simd>(token: S, wide: Wide<S>) -> Self::Vector<S>;
+    /// `(high + low) * (1 + center) + apart` of each lane. (The last two are 0 where there are no steps.)
+    fn wide_sum<S: Simd>(token: S, of: [Self::Vector<S>; 4]) -> Wide<S>;
+    /// [`Real::add_wide`] of each lane.
+    fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S>;
+    /// [`Real::reciprocal`] of each lane.
+    fn reciprocals<S: Simd>(token: S, wide: Wide<S>) -> (Self::Vector<S>, Self::Vector<S>);
+    /// The number of a lane, of a [`Wide`] that was stored.
+    fn wide_of(stored: &Stored, lane: usize) -> Self::Wide;
+    /// The reverse of [`Real::wide_of`].
+    fn store_wide(wide: Self::Wide, stored: &mut Stored, lane: usize);
     /// `a * 2^i + b * 2^j`, where the powers of two are given and at most 1.
     fn add_scaled(a: Self::Wide, scale_a: f64, b: Self::Wide, scale_b: f64) -> Self::Wide;
     /// `a + b`.
@@ -74,6 +85,41 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn reciprocal(wide: Self::Wide) -> (Self, Self);
     /// Whether this is NaN.
     fn is_nan(self) -> bool;
+}
+
+/// A number for each lane, in float64 vectors: float32's 16 lanes as two halves, float64's 8 lanes as numbers of two
+/// parts.
+pub(crate) type Wide<S> = [<S as Simd>::F64; 2];
+
+/// A [`Wide`] in memory.
+pub(crate) type Stored = [f64; LANES];
+
+/// Stores both vectors.
+#[inline(always)]
+pub(crate) fn store<S: Simd>(wide: Wide<S>, to: &mut Stored) {
+    wide[0].store(to);
+    wide[1].store(&mut to[LANES / 2..]);
+}
+
+/// The reverse of [`store`].
+#[inline(always)]
+pub(crate) fn load<S: Simd>(token: S, from: &Stored) -> Wide<S> {
+    [S::F64::load(token, from), S::F64::load(token, &from[LANES / 2..])]
+}
+
+/// `a + b`, and what rounding took from it.
+#[inline(always)]
+pub(crate) fn two_sum<V: Vector>(a: V, b: V) -> (V, V) {
+    let sum = a.add(b);
+    let virtual_b = sum.sub(a);
+    (sum, a.sub(sum.sub(virtual_b)).add(b.sub(virtual_b)))
+}
+
+/// The same where |a| >= |b|.
+#[inline(always)]
+fn two_sum_of_ordered<V: Vector>(a: V, b: V) -> (V, V) {
+    let sum = a.add(b);
+    (sum, b.sub(sum.sub(a)))
 }
 
 /// Eight values for sixteen lanes.
@@ -146,15 +192,49 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn wide_lanes<S: Simd>(token: S, [high, low, center, apart]: [S::F32; 4]) -> [f64; LANES] {
+    fn widened<S: Simd>(token: S, lanes: S::F32) -> Wide<S> {
+        token.widen(lanes)
+    }
+
+    #[inline(always)]
+    fn narrowed<S: Simd>(token: S, wide: Wide<S>) -> S::F32 {
+        token.narrow(wide)
+    }
+
+    #[inline(always)]
+    fn wide_sum<S: Simd>(token: S, [high, low, center, apart]: [S::F32; 4]) -> Wide<S> {
         let (high, low) = (token.widen(high), token.widen(low));
         let (center, apart) = (token.widen(center), token.widen(apart));
-        let mut lanes = [0.0; LANES];
+        let mut wide = high;
         for half in 0..2 {
             let sum = high[half].add(low[half]);
-            sum.add(sum.mul(center[half]).add(apart[half])).store(&mut lanes[half * LANES / 2..]);
+            wide[half] = sum.add(sum.mul(center[half]).add(apart[half]));
         }
-        lanes
+        wide
+    }
+
+    #[inline(always)]
+    fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S> {
+        [a[0].add(b[0]), a[1].add(b[1])]
+    }
+
+    #[inline(always)]
+    fn reciprocals<S: Simd>(token: S, wide: Wide<S>) -> (S::F32, S::F32) {
+        let one = S::F64::splat(token, 1.0);
+        let reciprocal = [one.div(wide[0]), one.div(wide[1])];
+        let first = token.narrow(reciprocal);
+        let rounded = token.widen(first);
+        (first, token.narrow([reciprocal[0].sub(rounded[0]), reciprocal[1].sub(rounded[1])]))
+    }
+
+    #[inline(always)]
+    fn wide_of(stored: &Stored, lane: usize) -> f64 {
+        stored[lane]
+    }
+
+    #[inline(always)]
+    fn store_wide(wide: f64, stored: &mut Stored, lane: usize) {
+        stored[lane] = wide;
     }
 
     #[inline(always)]
@@ -238,13 +318,47 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn wide_lanes<S: Simd>(_: S, [high, low, ..]: [S::F64; 4]) -> [Double; LANES] {
-        let (high, low) = (high.to_array(), low.to_array());
-        let mut lanes = [Double::default(); LANES];
-        for (lane, (high, low)) in lanes.iter_mut().zip(high.as_ref().iter().zip(low.as_ref())) {
-            *lane = Self::wide(*high, *low);
-        }
-        lanes
+    fn widened<S: Simd>(token: S, lanes: S::F64) -> Wide<S> {
+        [lanes, S::F64::splat(token, 0.0)]
+    }
+
+    #[inline(always)]
+    fn narrowed<S: Simd>(_: S, wide: Wide<S>) -> S::F64 {
+        wide[0]
+    }
+
+    #[inline(always)]
+    fn wide_sum<S: Simd>(_: S, [high, low, ..]: [S::F64; 4]) -> Wide<S> {
+        two_sum(high, low).into()
+    }
+
+    // As `Double::plus`.
+    #[inline(always)]
+    fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S> {
+        let (high, lost) = two_sum(a[0], b[0]);
+        let (low, rest) = two_sum(a[1], b[1]);
+        let (high, low) = two_sum_of_ordered(high, low.add(lost));
+        two_sum_of_ordered(high, low.add(rest)).into()
+    }
+
+    // As `Double::reciprocal`.
+    #[inline(always)]
+    fn reciprocals<S: Simd>(token: S, [high, low]: Wide<S>) -> (S::F64, S::F64) {
+        let one = S::F64::splat(token, 1.0);
+        let first = one.div(high);
+        let minus = S::F64::splat(token, 0.0).sub(first);
+        let rest = low.mul_add(minus, high.mul_add(minus, one));
+        two_sum_of_ordered(first, rest.mul(first))
+    }
+
+    #[inline(always)]
+    fn wide_of(stored: &Stored, lane: usize) -> Double {
+        Double { high: stored[lane], low: stored[LANES / 2 + lane] }
+    }
+
+    #[inline(always)]
+    fn store_wide(wide: Double, stored: &mut Stored, lane: usize) {
+        (stored[lane], stored[LANES / 2 + lane]) = (wide.high, wide.low);
     }
 
     #[inline(always)]

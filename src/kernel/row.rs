@@ -13,8 +13,8 @@
 //! added, too. Where 2^n is small the product is rounded once more, into the subnormal range.
 
 use super::Temperature;
-use super::column::LANES;
-use super::exp::{Anchor, Exp, Mode};
+use super::column::{Folds, LANES};
+use super::exp::{Anchor, Anchors, Exp, Mode, of_shifts};
 use super::fold::Fold;
 use super::real::Real;
 use crate::simd::{Kernel, Simd, Vector};
@@ -144,6 +144,11 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S>;
     /// The function for the logits of many rows, a lane each.
     fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S>;
+
+    /// Whether there is [`Results::alike`].
+    const BY_LANES: bool;
+    /// The same for rows that are alike, by vectors from their folds.
+    fn alike<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>) -> Self::Lanes<S>;
 }
 
 impl<T: Real> Results<T> for Quotient<T> {
@@ -172,10 +177,9 @@ impl<T: Real> Results<T> for Quotient<T> {
 
     #[inline(always)]
     fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S> {
-        let mut anchors = [Anchor::none(); LANES];
-        let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+        let (mut anchors, mut r, mut rest) = (Anchors::none(), [T::ZERO; LANES], [T::ZERO; LANES]);
         for (lane, quotient) in lanes.iter().enumerate() {
-            anchors[lane] = quotient.anchor;
+            anchors.set(lane, quotient.anchor);
             (r[lane], rest[lane]) = quotient.reciprocal;
         }
         let load = |lanes: &[T; LANES]| T::Vector::<S>::load(token, lanes);
@@ -184,6 +188,20 @@ impl<T: Real> Results<T> for Quotient<T> {
             step: load(&T::STEP),
             zero: T::Vector::<S>::splat(token, T::ZERO),
             reciprocal: (load(&r), load(&rest)),
+        }
+    }
+
+    const BY_LANES: bool = true;
+
+    #[inline(always)]
+    fn alike<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>) -> Self::Lanes<S> {
+        let half = S::F64::splat(token, 0.5);
+        let sums = folds.sums(token);
+        Probabilities {
+            exp: of_shifts(token, temperature, folds.shifts(token)).lowered(),
+            step: T::Vector::<S>::load(token, &T::STEP),
+            zero: T::Vector::<S>::splat(token, T::ZERO),
+            reciprocal: T::reciprocals(token, [sums[0].mul(half), sums[1].mul(half)]),
         }
     }
 }
@@ -253,6 +271,19 @@ pub(crate) fn copy_streaming<S: Simd, T: Real>(token: S, from: &[T], to: &mut [T
         T::Vector::<S>::load(token, &from_lines[index * T::LANES..(index + 1) * T::LANES]).stream(line);
     }
     tail.copy_from_slice(from_tail);
+}
+
+/// The same through the cache, for a few vectors.
+#[inline(always)]
+pub(crate) fn copy_some<S: Simd, T: Real>(token: S, from: &[T], to: &mut [T]) {
+    let (mut from, mut to) = (from.chunks_exact(T::LANES), to.chunks_exact_mut(T::LANES));
+    for (from, to) in (&mut from).zip(&mut to) {
+        T::Vector::<S>::load(token, from).store(to);
+    }
+    let (from, to) = (from.remainder(), to.into_remainder());
+    if !from.is_empty() {
+        T::Vector::<S>::load_partial(token, from, T::ZERO).store_partial(to);
+    }
 }
 
 /// Applies `map` to every element of a row.

@@ -24,8 +24,8 @@ use smallvec::SmallVec;
 
 pub(crate) use raw::Compute;
 pub(crate) use scratch::{Scratch, scratch};
-pub(crate) use source::Source;
-pub(crate) use target::{Cut, Part, Target};
+pub(crate) use source::{Lines, Source};
+pub(crate) use target::{Cut, LinesMut, Part, Target};
 
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
@@ -357,6 +357,11 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
+    /// The same without so many rows at its beginning.
+    pub(crate) fn after(self, rows: usize) -> Self {
+        Self { first: self.first + rows, lanes: self.lanes - rows, ..self }
+    }
+
     /// Bytes between neighbouring lanes and between neighbouring elements of a row.
     fn strides(self, plan: &Plan, operand: usize) -> (isize, isize) {
         let lane = plan.outer.last();
@@ -380,6 +385,15 @@ fn is_direct<T: Element>(view: &View<'_>, plan: &Plan, operand: usize) -> bool {
         && (plan.len <= 1 || plan.axis_stride(operand) == Some(size_of::<T>().cast_signed()))
         && view.pointer.addr().is_multiple_of(align_of::<T>())
         && plan.outer.iter().all(|dim| aligned(dim.strides[operand]))
+}
+
+/// Whether lines that begin at `first`, `apart` bytes from each other, have adjacent, aligned elements of type `T`.
+fn is_line<T: Element>(view: &View<'_>, first: *const u8, lane_stride: isize, apart: isize) -> bool {
+    view.dtype == T::DTYPE
+        && !view.swapped
+        && lane_stride == size_of::<T>().cast_signed()
+        && apart.unsigned_abs().is_multiple_of(align_of::<T>())
+        && first.addr().is_multiple_of(align_of::<T>())
 }
 
 #[cfg(test)]

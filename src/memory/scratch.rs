@@ -15,7 +15,7 @@ use crate::simd::LINE;
 
 /// The most buffers that a thread keeps, and the most elements of one; some are before its first line.
 const BUFFERS: usize = 8;
-const ELEMENTS: usize = 256 * 1024 + LINE;
+const ELEMENTS: usize = 512 * 1024 + LINE;
 
 /// The buffers that a thread keeps.
 pub(crate) type Kept<C> = LocalKey<RefCell<Vec<Vec<C>>>>;

@@ -1,11 +1,12 @@
 //! Rows to read: lent where they lie, or copied and converted to the type that the arithmetic uses.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::{bf16, f16};
 
 use super::raw::{Compute, Raw};
-use super::{Grid, Tile, View, check, is_direct, row_offset, walk};
+use super::{Grid, Tile, View, check, is_direct, is_line, row_offset, walk};
 use crate::element::{DType, Element};
 use crate::error::Result;
 use crate::shape::Plan;
@@ -69,6 +70,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// All rows from one on, which must lie one after another.
+    pub(crate) fn rows_dense_from<T: Element>(&self, row: usize) -> &[T] {
+        self.rows_dense(row, self.plan.rows - row)
+    }
+
     /// Copies elements of a row, from `start` on, converted to the compute type.
     #[inline(never)]
     pub(crate) fn read<C: Compute>(&self, row: usize, start: usize, to: &mut [C]) {
@@ -108,6 +114,15 @@ impl<'a> Source<'a> {
             visit(row + offset, Grid::line(len, stride), &mut to[done..]);
             done += len;
         });
+    }
+
+    /// The lines of a tile of type `T`, where the elements of a line lie one after another and may be lent.
+    pub(crate) fn lines<T: Element>(&self, tile: Tile) -> Option<Lines<'_, T>> {
+        let (lane_stride, apart) = tile.strides(self.plan, self.operand);
+        let offset = row_offset(self.plan, self.operand, tile.first) + apart * tile.start.cast_signed();
+        let first = self.view.pointer.wrapping_offset(offset);
+        let lends = self.lends && is_line::<T>(&self.view, first, lane_stride, apart);
+        lends.then_some(Lines { first, apart, number: tile.len, count: tile.lanes, elements: PhantomData })
     }
 
     /// Copies a tile: element `start + i` of row `first + lane` to `to[i * pitch + lane]`.
@@ -160,6 +175,35 @@ impl<'a> Source<'a> {
         assert!(self.view.dtype == DType::Bool);
         let from = self.view.pointer.wrapping_offset(offset);
         load::<u8, C>(from, grid, false, to, &|to, from| *to = to.or(value, from != C::ZERO));
+    }
+}
+
+/// See [`Source::lines`].
+pub(crate) struct Lines<'a, T> {
+    first: *const u8,
+    apart: isize,
+    number: usize,
+    count: usize,
+    elements: PhantomData<&'a [T]>,
+}
+
+impl<T: Element> Lines<'_, T> {
+    /// From one line to the next, in elements; 0 where they lie in the other direction.
+    pub(crate) fn pitch(&self) -> usize {
+        usize::try_from(self.apart).unwrap_or(0) / size_of::<T>()
+    }
+
+    /// A line.
+    #[inline(always)]
+    pub(crate) fn get(&self, line: usize) -> &[T] {
+        assert!(line < self.number);
+        // SAFETY: the lines of a tile are within the array, see `Tile::strides` and `check`; `is_line` says that their
+        // elements are adjacent, aligned, and of type `T`; and the target does not share their memory.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        unsafe {
+            let first = self.first.offset(self.apart * line.cast_signed());
+            std::slice::from_raw_parts(first.cast::<T>(), self.count)
+        }
     }
 }
 

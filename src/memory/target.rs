@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use smallvec::SmallVec;
 
 use super::raw::{Compute, RawFloat};
-use super::{Grid, Tile, View, ViewMut, check, is_direct, row_offset, walk};
+use super::{Grid, Tile, View, ViewMut, check, is_direct, is_line, row_offset, walk};
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::{self, Plan};
@@ -210,6 +210,18 @@ impl Part<'_> {
         });
     }
 
+    /// The lines of a tile of type `T`, where the elements of a line lie one after another.
+    pub(crate) fn lines<T: Element>(&mut self, tile: Tile) -> Option<LinesMut<'_, T>> {
+        assert!(self.rows.start <= tile.first && tile.first + tile.lanes <= self.rows.end);
+        assert!(self.elements.start <= tile.start && tile.start + tile.len <= self.elements.end);
+        let target = self.target;
+        let (lane_stride, apart) = tile.strides(target.plan, target.operand);
+        let offset = row_offset(target.plan, target.operand, tile.first) + apart * tile.start.cast_signed();
+        let first = self.pointer(offset);
+        let lends = is_line::<T>(&target.view, first, lane_stride, apart);
+        lends.then_some(LinesMut { first, apart, number: tile.len, count: tile.lanes, elements: PhantomData })
+    }
+
     /// The reverse of [`Source::read_tile`].
     #[inline(never)]
     pub(crate) fn write_tile<C: Compute>(&mut self, tile: Tile, from: &[C]) {
@@ -232,6 +244,30 @@ impl Part<'_> {
             DType::F32 => store::<f32, C>(to, grid, array.swapped, from),
             DType::F64 => store::<f64, C>(to, grid, array.swapped, from),
             _ => unreachable!("ops refuse results that are not floats"),
+        }
+    }
+}
+
+/// See [`Part::lines`].
+pub(crate) struct LinesMut<'a, T> {
+    first: *mut u8,
+    apart: isize,
+    number: usize,
+    count: usize,
+    elements: PhantomData<&'a mut [T]>,
+}
+
+impl<T: Element> LinesMut<'_, T> {
+    /// A line.
+    #[inline(always)]
+    pub(crate) fn get(&mut self, line: usize) -> &mut [T] {
+        assert!(line < self.number);
+        // SAFETY: as in `source::Lines`; lines are disjoint, since the plan is injective, nobody else has this part, and
+        // the borrow of `self` keeps this one from being lent twice.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        unsafe {
+            let first = self.first.offset(self.apart * line.cast_signed());
+            std::slice::from_raw_parts_mut(first.cast::<T>(), self.count)
         }
     }
 }

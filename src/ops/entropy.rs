@@ -86,7 +86,8 @@ impl Digest for Entropy {
         *state = state.with(token.call(SpreadOf(chunk)), chunk.temperature);
     }
 
-    #[inline(always)]
+    // Once for a block: no reason to have it at every place that calls it.
+    #[inline(never)]
     fn merge<C: Compute>(&self, row: &mut Spread<C>, block: &mut Spread<C>, temperature: &Temperature<C>) {
         *row = row.with(*block, temperature);
     }
@@ -99,13 +100,13 @@ impl Digest for Entropy {
     #[inline(always)]
     fn finish<S: Simd, C: Compute>(
         &self,
-        _: S,
+        token: S,
         state: &mut Spread<C>,
         row: Complete<'_, C>,
         values: &mut [C],
         _: &mut [i64],
     ) {
-        values[0] = if row.vacant { C::ZERO } else { state.entropy(row.temperature) };
+        values[0] = if row.vacant { C::ZERO } else { token.call(Value(state, row.temperature)) };
     }
 }
 
@@ -118,5 +119,17 @@ impl<C: Real> Kernel for SpreadOf<'_, C> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Spread<C> {
         spread(token, self.0.x, self.0.temperature, self.0.fixed, self.0.ahead)
+    }
+}
+
+/// The entropy of a spread.
+struct Value<'a, C: Real>(&'a Spread<C>, &'a Temperature<C>);
+
+impl<C: Real> Kernel for Value<'_, C> {
+    type Output = C;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> C {
+        self.0.entropy(self.1)
     }
 }

@@ -145,7 +145,8 @@ pub(super) fn set_num_threads(n: Option<Threads>) {
 /// Memory that is fresh from the system takes longer to touch for the first time than a softmax to
 /// compute. Results of 16 MiB and more therefore leave their memory, when they are freed, to the next
 /// such result. Memory that is kept is lent to the system, which may take it whenever any program
-/// needs it (``MADV_FREE``), and is given back entirely once it has not been used for two seconds.
+/// needs it (``MADV_FREE``), and is given back entirely once it has not been used for two seconds (by
+/// a thread, so that a process whose calls have one thread gives it back when it asks for more).
 ///
 /// Returns
 /// -------

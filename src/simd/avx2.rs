@@ -33,7 +33,7 @@ macro_rules! vector {
     (
         $name:ident, $scalar:ty, $register:ty, half $half:literal, lanes $lanes:literal,
         splat $splat:ident, load $load:ident, store $store:ident, stream $stream:ident,
-        add $add:ident, sub $sub:ident, mul $mul:ident, fma $fma:ident, max $max:ident, min $min:ident,
+        add $add:ident, sub $sub:ident, mul $mul:ident, div $div:ident, fma $fma:ident, max $max:ident, min $min:ident,
         less $less:ident, blend $blend:ident, signs $signs:ident,
         { $($power:item)* }
     ) => {
@@ -103,6 +103,11 @@ macro_rules! vector {
             }
 
             #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                witnessed!(Self($div(self.0, other.0), $div(self.1, other.1)))
+            }
+
+            #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
                 witnessed!(Self($fma(self.0, factor.0, addend.0), $fma(self.1, factor.1, addend.1)))
             }
@@ -140,7 +145,7 @@ macro_rules! vector {
 vector!(
     F32, f32, __m256, half 8, lanes 16,
     splat _mm256_set1_ps, load _mm256_loadu_ps, store _mm256_storeu_ps, stream _mm256_stream_ps,
-    add _mm256_add_ps, sub _mm256_sub_ps, mul _mm256_mul_ps, fma _mm256_fmadd_ps, max _mm256_max_ps,
+    add _mm256_add_ps, sub _mm256_sub_ps, mul _mm256_mul_ps, div _mm256_div_ps, fma _mm256_fmadd_ps, max _mm256_max_ps,
     min _mm256_min_ps, less _mm256_cmp_ps, blend _mm256_blendv_ps, signs _mm256_movemask_ps,
     {
         #[inline(always)]
@@ -170,10 +175,52 @@ vector!(
                 _mm256_castsi256_ps(_mm256_add_epi32(high, _mm256_castps_si256(step.1)))
             ))
         }
+
+        #[inline(always)]
+        fn transpose(_: Avx2, vectors: &mut [Self]) {
+            let zero = witnessed!(_mm256_setzero_ps());
+            // Four blocks of eight by eight; the upper right one and the lower left one change places.
+            let mut blocks = [[zero; 8]; 4];
+            for i in 0..8 {
+                (blocks[0][i], blocks[1][i]) = (vectors[i].0, vectors[i].1);
+                (blocks[2][i], blocks[3][i]) = (vectors[8 + i].0, vectors[8 + i].1);
+            }
+            for block in &mut blocks {
+                *block = Self::transposed(*block);
+            }
+            for i in 0..8 {
+                vectors[i] = Self(blocks[0][i], blocks[2][i]);
+                vectors[8 + i] = Self(blocks[1][i], blocks[3][i]);
+            }
+        }
     }
 );
 
 impl F32 {
+    /// The transpose of eight registers.
+    #[inline(always)]
+    fn transposed(rows: [__m256; 8]) -> [__m256; 8] {
+        let mut columns = rows;
+        // Half h of `fours[4 i + j]` has column 4 h + j of rows 4 i to 4 i + 3.
+        let mut fours = rows;
+        for i in 0..2 {
+            let (a, b, c, d) = (rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]);
+            witnessed!({
+                let (ab, cd) = (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpacklo_ps(c, d)));
+                fours[4 * i] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
+                fours[4 * i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+                let (ab, cd) = (_mm256_castps_pd(_mm256_unpackhi_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
+                fours[4 * i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
+                fours[4 * i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+            });
+        }
+        for j in 0..4 {
+            columns[j] = witnessed!(_mm256_permute2f128_ps::<0x20>(fours[j], fours[4 + j]));
+            columns[4 + j] = witnessed!(_mm256_permute2f128_ps::<0x31>(fours[j], fours[4 + j]));
+        }
+        columns
+    }
+
     /// The integers of [`Vector::octave`], at the place of the exponent.
     #[inline(always)]
     fn shifted(self) -> (__m256i, __m256i) {
@@ -187,7 +234,7 @@ impl F32 {
 vector!(
     F64, f64, __m256d, half 4, lanes 8,
     splat _mm256_set1_pd, load _mm256_loadu_pd, store _mm256_storeu_pd, stream _mm256_stream_pd,
-    add _mm256_add_pd, sub _mm256_sub_pd, mul _mm256_mul_pd, fma _mm256_fmadd_pd, max _mm256_max_pd,
+    add _mm256_add_pd, sub _mm256_sub_pd, mul _mm256_mul_pd, div _mm256_div_pd, fma _mm256_fmadd_pd, max _mm256_max_pd,
     min _mm256_min_pd, less _mm256_cmp_pd, blend _mm256_blendv_pd, signs _mm256_movemask_pd,
     {
         #[inline(always)]
@@ -196,6 +243,33 @@ vector!(
                 _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.0))),
                 _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.1)))
             ))
+        }
+
+        #[inline(always)]
+        fn transpose(_: Avx2, vectors: &mut [Self]) {
+            let zero = witnessed!(_mm256_setzero_pd());
+            let mut blocks = [[zero; 4]; 4];
+            for i in 0..4 {
+                (blocks[0][i], blocks[1][i]) = (vectors[i].0, vectors[i].1);
+                (blocks[2][i], blocks[3][i]) = (vectors[4 + i].0, vectors[4 + i].1);
+            }
+            for block in &mut blocks {
+                let [a, b, c, d] = *block;
+                *block = witnessed!({
+                    let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+                    let (low2, high2) = (_mm256_unpacklo_pd(c, d), _mm256_unpackhi_pd(c, d));
+                    [
+                        _mm256_permute2f128_pd::<0x20>(low, low2),
+                        _mm256_permute2f128_pd::<0x20>(high, high2),
+                        _mm256_permute2f128_pd::<0x31>(low, low2),
+                        _mm256_permute2f128_pd::<0x31>(high, high2),
+                    ]
+                });
+            }
+            for i in 0..4 {
+                vectors[i] = Self(blocks[0][i], blocks[2][i]);
+                vectors[4 + i] = Self(blocks[1][i], blocks[3][i]);
+            }
         }
     }
 );

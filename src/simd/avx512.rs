@@ -33,7 +33,7 @@ macro_rules! vector {
     (
         $name:ident, $scalar:ty, $register:ty, $lanes:literal, $mask:ty,
         splat $splat:ident, load $load:ident, load_some $load_some:ident, store $store:ident,
-        store_some $store_some:ident, stream $stream:ident, add $add:ident, sub $sub:ident, mul $mul:ident,
+        store_some $store_some:ident, stream $stream:ident, add $add:ident, sub $sub:ident, mul $mul:ident, div $div:ident,
         fma $fma:ident, max $max:ident, min $min:ident, less $less:ident, blend $blend:ident,
         { $($power:item)* }
     ) => {
@@ -113,6 +113,11 @@ macro_rules! vector {
             }
 
             #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                Self(witnessed!($div(self.0, other.0)))
+            }
+
+            #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
                 Self(witnessed!($fma(self.0, factor.0, addend.0)))
             }
@@ -151,7 +156,7 @@ vector!(
     F32, f32, __m512, 16, __mmask16,
     splat _mm512_set1_ps, load _mm512_loadu_ps, load_some _mm512_mask_loadu_ps, store _mm512_storeu_ps,
     store_some _mm512_mask_storeu_ps, stream _mm512_stream_ps, add _mm512_add_ps, sub _mm512_sub_ps,
-    mul _mm512_mul_ps, fma _mm512_fmadd_ps, max _mm512_max_ps, min _mm512_min_ps, less _mm512_cmp_ps_mask,
+    mul _mm512_mul_ps, div _mm512_div_ps, fma _mm512_fmadd_ps, max _mm512_max_ps, min _mm512_min_ps, less _mm512_cmp_ps_mask,
     blend _mm512_mask_blend_ps,
     {
         #[inline(always)]
@@ -171,6 +176,37 @@ vector!(
             let step = witnessed!(_mm512_castps_si512(self.step(powers).0));
             Self(witnessed!(_mm512_castsi512_ps(_mm512_add_epi32(bits, step))))
         }
+
+        #[inline(always)]
+        fn transpose(_: Avx512, vectors: &mut [Self]) {
+            // Quarter q of `fours[4 i + j]` has column 4 q + j of rows 4 i to 4 i + 3.
+            let mut fours = [vectors[0].0; 16];
+            for i in 0..4 {
+                let (a, b) = (vectors[4 * i].0, vectors[4 * i + 1].0);
+                let (c, d) = (vectors[4 * i + 2].0, vectors[4 * i + 3].0);
+                witnessed!({
+                    let (ab, cd) =
+                        (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
+                    fours[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                    fours[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                    let (ab, cd) =
+                        (_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+                    fours[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                    fours[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                });
+            }
+            for j in 0..4 {
+                let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
+                witnessed!({
+                    let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                    let (even2, odd2) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                    vectors[j].0 = _mm512_shuffle_f32x4::<0x88>(even, even2);
+                    vectors[4 + j].0 = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+                    vectors[8 + j].0 = _mm512_shuffle_f32x4::<0xdd>(even, even2);
+                    vectors[12 + j].0 = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
+                });
+            }
+        }
     }
 );
 
@@ -178,12 +214,34 @@ vector!(
     F64, f64, __m512d, 8, __mmask8,
     splat _mm512_set1_pd, load _mm512_loadu_pd, load_some _mm512_mask_loadu_pd, store _mm512_storeu_pd,
     store_some _mm512_mask_storeu_pd, stream _mm512_stream_pd, add _mm512_add_pd, sub _mm512_sub_pd,
-    mul _mm512_mul_pd, fma _mm512_fmadd_pd, max _mm512_max_pd, min _mm512_min_pd, less _mm512_cmp_pd_mask,
+    mul _mm512_mul_pd, div _mm512_div_pd, fma _mm512_fmadd_pd, max _mm512_max_pd, min _mm512_min_pd, less _mm512_cmp_pd_mask,
     blend _mm512_mask_blend_pd,
     {
         #[inline(always)]
         fn octave(self) -> Self {
             Self(witnessed!(_mm512_castsi512_pd(_mm512_slli_epi64::<52>(_mm512_castpd_si512(self.0)))))
+        }
+
+        #[inline(always)]
+        fn transpose(_: Avx512, vectors: &mut [Self]) {
+            // Quarter q of `pairs[2 i + j]` has column 2 q + j of rows 2 i and 2 i + 1.
+            let mut pairs = [vectors[0].0; 8];
+            for i in 0..4 {
+                let (a, b) = (vectors[2 * i].0, vectors[2 * i + 1].0);
+                pairs[2 * i] = witnessed!(_mm512_unpacklo_pd(a, b));
+                pairs[2 * i + 1] = witnessed!(_mm512_unpackhi_pd(a, b));
+            }
+            for j in 0..2 {
+                let (a, b, c, d) = (pairs[j], pairs[2 + j], pairs[4 + j], pairs[6 + j]);
+                witnessed!({
+                    let (even, odd) = (_mm512_shuffle_f64x2::<0x88>(a, b), _mm512_shuffle_f64x2::<0xdd>(a, b));
+                    let (even2, odd2) = (_mm512_shuffle_f64x2::<0x88>(c, d), _mm512_shuffle_f64x2::<0xdd>(c, d));
+                    vectors[j].0 = _mm512_shuffle_f64x2::<0x88>(even, even2);
+                    vectors[2 + j].0 = _mm512_shuffle_f64x2::<0x88>(odd, odd2);
+                    vectors[4 + j].0 = _mm512_shuffle_f64x2::<0xdd>(even, even2);
+                    vectors[6 + j].0 = _mm512_shuffle_f64x2::<0xdd>(odd, odd2);
+                });
+            }
         }
     }
 );

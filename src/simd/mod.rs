@@ -26,6 +26,7 @@ pub(crate) use dispatch::{Kernel, dispatch};
 pub use level::Level;
 
 use crate::kernel::Real;
+use crate::kernel::column::LANES;
 
 /// The exponent bits of a float32.
 const EXPONENT: i32 = 0x7f80_0000;
@@ -111,6 +112,8 @@ pub(crate) trait Vector: Copy {
     fn sub(self, other: Self) -> Self;
     /// `self * other`, rounded once.
     fn mul(self, other: Self) -> Self;
+    /// `self / other`, rounded once.
+    fn div(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once: a fused multiply-add at every level.
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `if self > other { self } else { other }`: NaN on either side gives `other`.
@@ -150,6 +153,22 @@ pub(crate) trait Vector: Copy {
     }
     /// Whether any lane is true.
     fn any(mask: Self::Mask) -> bool;
+
+    /// Lane i of vector j becomes lane j of vector i. There are as many vectors as lanes.
+    #[inline(always)]
+    fn transpose(token: Self::Token, vectors: &mut [Self]) {
+        let from = [Self::splat(token, Self::Scalar::ZERO).to_array(); LANES];
+        let (mut from, mut to) = (from, from);
+        for (from, vector) in from.iter_mut().zip(&*vectors) {
+            *from = vector.to_array();
+        }
+        for (i, (to, vector)) in to.iter_mut().zip(vectors).enumerate() {
+            for (to, from) in to.as_mut().iter_mut().zip(&from) {
+                *to = from.as_ref()[i];
+            }
+            *vector = Self::load(token, to.as_ref());
+        }
+    }
 
     /// Fewer than `LANES` elements; the lanes after them hold `fill`.
     #[inline(always)]

@@ -34,7 +34,7 @@ macro_rules! witnessed {
 macro_rules! vector {
     (
         $name:ident, $scalar:ty, $register:ty, $mask:ty, each $each:literal, lanes $lanes:literal,
-        splat $splat:ident, load $load:ident, store $store:ident, add $add:ident, sub $sub:ident, mul $mul:ident,
+        splat $splat:ident, load $load:ident, store $store:ident, add $add:ident, sub $sub:ident, mul $mul:ident, div $div:ident,
         fma $fma:ident, less $less:ident, blend $blend:ident, largest $largest:ident,
         { $($power:item)* }
     ) => {
@@ -109,6 +109,12 @@ macro_rules! vector {
             }
 
             #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                let (a, b) = (self.0, other.0);
+                witnessed!(Self([$div(a[0], b[0]), $div(a[1], b[1]), $div(a[2], b[2]), $div(a[3], b[3])]))
+            }
+
+            #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
                 let (a, b, c) = (self.0, factor.0, addend.0);
                 // The instruction's addend comes first.
@@ -166,7 +172,7 @@ fn any_of_two(mask: uint64x2_t) -> u32 {
 
 vector!(
     F32, f32, float32x4_t, uint32x4_t, each 4, lanes 16,
-    splat vdupq_n_f32, load vld1q_f32, store vst1q_f32, add vaddq_f32, sub vsubq_f32, mul vmulq_f32, fma vfmaq_f32,
+    splat vdupq_n_f32, load vld1q_f32, store vst1q_f32, add vaddq_f32, sub vsubq_f32, mul vmulq_f32, div vdivq_f32, fma vfmaq_f32,
     less vcltq_f32, blend vbslq_f32, largest vmaxvq_u32,
     {
         #[inline(always)]
@@ -215,7 +221,7 @@ fn shifted(lanes: float32x4_t) -> uint32x4_t {
 
 vector!(
     F64, f64, float64x2_t, uint64x2_t, each 2, lanes 8,
-    splat vdupq_n_f64, load vld1q_f64, store vst1q_f64, add vaddq_f64, sub vsubq_f64, mul vmulq_f64, fma vfmaq_f64,
+    splat vdupq_n_f64, load vld1q_f64, store vst1q_f64, add vaddq_f64, sub vsubq_f64, mul vmulq_f64, div vdivq_f64, fma vfmaq_f64,
     less vcltq_f64, blend vbslq_f64, largest any_of_two,
     {
         #[inline(always)]

@@ -111,6 +111,11 @@ macro_rules! vector {
                 self.zip(other, |a, b| a * b)
             }
 
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                self.zip(other, |a, b| a / b)
+            }
+
             // Thirty instructions for two lanes on x86-64, where this level is for processors older than 2013:
             // inlined, its kernels would be larger than those of all other levels together.
             #[cfg_attr(not(target_arch = "x86_64"), inline(always))]

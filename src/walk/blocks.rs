@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::rows::{Reader, WriteCopied};
+use super::rows::{Complete, Reader, WriteCopied};
 use super::{Call, Function, Interrupt, OUT, share};
 use crate::error::Result;
 use crate::kernel::Temperature;
@@ -145,25 +145,6 @@ impl<C: Compute, P: Precision> Kernel for FoldBlock<'_, C, P> {
         let mut data = scratch(elements.len())?;
         reader.copy(token, self.row, elements, &mut data);
         Ok(fold::fold::<S, C, P>(token, &data, &mut [], self.temperature, self.fixed, Ahead::NONE))
-    }
-}
-
-/// What the results of a row have in common.
-struct Complete<'a, F, C: Compute> {
-    fold: &'a Fold<C>,
-    temperature: &'a Temperature<C>,
-    reader: Reader<'a, C>,
-    row: usize,
-    function: PhantomData<F>,
-}
-
-impl<F: Function, C: Compute> Kernel for Complete<'_, F, C> {
-    type Output = F::Row<C>;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) -> F::Row<C> {
-        let rest = |max| self.reader.rest(token, self.row, self.temperature, max);
-        F::row(token, self.fold, self.temperature, &rest)
     }
 }
 

@@ -150,7 +150,7 @@ impl Pair<'_> {
     fn tiles<F: Vjp, C: Compute + Gradient>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
         let plan = &self.call.plan;
         // Two operands share the caches.
-        let (width, whole) = LogitTiles::<C>::shape(2 * plan.len, C::LANES);
+        let (width, whole) = LogitTiles::<C>::shape(self.call, 2 * plan.len, false);
         let cut = Cut { rows: self.call.rows_per_task().next_multiple_of(width), elements: usize::MAX };
         for_each_part(self.call, out, cut, interrupt, &|part| {
             let room = width * if whole { plan.len } else { CHUNK };

@@ -247,7 +247,7 @@ fn run<R: Reduction, C: Compute>(
         return Ok(());
     }
     let rows = call.rows_per_task().max(64).min(call.plan.rows);
-    let tiles = (way == Way::Tiles).then(|| Tiles::<C>::shape(call.plan.len, C::LANES));
+    let tiles = (way == Way::Tiles).then(|| Tiles::<C>::shape(call, call.plan.len, source.is_dense::<C>()));
     let rows = tiles.map_or(rows, |(width, _)| rows.next_multiple_of(width));
     let target = Target::new(out, &call.plan, OUT, true, Cut { rows, elements: 1 })?;
     share(call.threads, target.parts(), interrupt, &|index| {

@@ -151,7 +151,18 @@ impl<C: Compute> Reader<'_, C> {
         })
     }
 
-    /// What the results of a row have in common.
+    /// What the results of a row have in common. (Not inlined, for all but short rows that are lent.)
+    #[inline(always)]
+    pub(super) fn complete<F: Function, S: Simd>(
+        self,
+        token: S,
+        row: usize,
+        fold: &Fold<C>,
+        temperature: &Temperature<C>,
+    ) -> F::Row<C> {
+        token.call(Complete::<F, C> { reader: self, row, fold, temperature, function: PhantomData })
+    }
+
     #[inline(always)]
     fn results<F: Function, S: Simd>(
         &self,
@@ -167,6 +178,24 @@ impl<C: Compute> Reader<'_, C> {
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let len = self.len;
         (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
+    }
+}
+
+/// The arguments of [`Reader::complete`].
+pub(super) struct Complete<'r, 'a, F, C: Compute> {
+    pub(super) reader: Reader<'a, C>,
+    pub(super) row: usize,
+    pub(super) fold: &'r Fold<C>,
+    pub(super) temperature: &'r Temperature<C>,
+    pub(super) function: PhantomData<F>,
+}
+
+impl<F: Function, C: Compute> Kernel for Complete<'_, '_, F, C> {
+    type Output = F::Row<C>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> F::Row<C> {
+        self.reader.results::<F, S>(token, self.row, self.fold, self.temperature)
     }
 }
 
@@ -350,7 +379,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let mut folds = [Fold::empty(C::ZERO); PIECES];
         let mut sums = [Lanes::<C>::default(); PIECES];
         let temperature = reader.temperatures.of(rows.start);
-        let nothing = [F::row(token, &folds[0], &temperature, &|_| Fold::empty(C::ZERO)); PIECES];
+        let nothing = [reader.complete::<F, S>(token, rows.start, &folds[0], &temperature); PIECES];
         let [group, before] = &mut [Group { temperature, results: nothing, count: 0 }; 2];
         let (mut group, mut before) = (group, before);
         for first in rows.clone().step_by(self.group) {
@@ -415,7 +444,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             } else {
                 fold::fold_row::<S, C, F::Sum>(token, &x[next], keep, &temperature, Ahead::ONCE)
             };
-            let results = reader.results::<F, S>(token, row, &fold, &temperature);
+            let results = reader.complete::<F, S>(token, row, &fold, &temperature);
             before = last.replace(Folded { temperature, results });
             std::mem::swap(&mut kept, &mut keep);
         }
@@ -434,8 +463,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
         let kept = &mut self.kept[..keeps];
         let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, Ahead::ONCE);
-        let rest = |max| self.reader.rest(token, row, &temperature, max);
-        let folded = F::row(token, &fold, &temperature, &rest);
+        let folded = self.reader.complete::<F, S>(token, row, &fold, &temperature);
         let data = self.part.row::<C>(row, 0..self.reader.len);
         token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
     }
@@ -448,8 +476,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let keeps = if self.kept.is_empty() { 0 } else { reader.len };
         let fold = reader.fold::<S, F::Sum>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
         let vacant = reader.is_vacant(row, &fold);
-        let rest = |max| reader.rest(token, row, &temperature, max);
-        let folded = F::row(token, &fold, &temperature, &rest);
+        let folded = reader.complete::<F, S>(token, row, &fold, &temperature);
         for block in reader.blocks() {
             let data = &mut self.scratch[..block.len()];
             if reader.len > BLOCK {

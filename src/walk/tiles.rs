@@ -6,19 +6,27 @@ use super::rows::Reader;
 use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
 use crate::kernel::Temperature;
-use crate::kernel::column::{self, Folds, LANES, Strip};
+use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Strip, Strips, WriteRows};
 use crate::kernel::fold::{BLOCK, CHUNK, Fold, Precision};
-use crate::memory::{Compute, Cut, Part, Scratch, Tile, ViewMut, scratch};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::kernel::real::Stored;
+use crate::kernel::row::{Results, Store, copy_some, copy_streaming};
+use crate::memory::{Compute, Cut, Lines, LinesMut, Part, Scratch, Tile, ViewMut, scratch};
+use crate::simd::{Kernel, LINE, Simd, dispatch};
 
 /// Up to so many classes, rows are lanes even where their elements lie one after another.
 pub(super) const FEW: usize = 64;
 /// From so many rows on.
 pub(super) const MANY: usize = 8;
 
-/// Elements of a tile that stays in the first cache, and of one that stays in the last.
+/// Elements of a tile of few classes: it stays in the first cache.
 const SMALL: usize = 4 * 1024;
-const LARGE: usize = 256 * 1024;
+
+/// Bytes of a tile of columns that stays in the second cache, and of one that stays in the last.
+const SECOND: usize = 256 * 1024;
+const LAST: usize = 2 << 20;
+
+/// Of a column that is written, so many lines at a time: they stay in the first cache.
+const WRITTEN: usize = 64;
 
 /// The most lanes of a tile.
 pub(super) const WIDEST: usize = 256;
@@ -32,11 +40,15 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
-    let shape = Tiles::<C>::shape(call.plan.len, C::LANES);
+    let shape = Tiles::<C>::shape(call, call.plan.len, source.is_dense::<C>());
     let cut = Cut { rows: call.rows_per_task().next_multiple_of(shape.0), elements: usize::MAX };
+    let store = call.store(out.array().dtype);
     for_each_part(call, out, cut, interrupt, &|part| {
         let tiles = Tiles::new(call, reader, shape)?;
-        dispatch(call.level, MapTiles::<F, C> { tiles, part, function: PhantomData });
+        let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();
+        // Vectors reach over the end of the last row.
+        let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
+        dispatch(call.level, MapTiles::<F, C> { tiles, past, part, store, function: PhantomData });
         Ok(())
     })
 }
@@ -49,26 +61,40 @@ pub(super) struct Tiles<'a, C: Compute> {
     width: usize,
     /// Whether a tile has whole rows.
     whole: bool,
+    /// Whether the rows lie one after another.
+    dense: bool,
     data: Scratch<C>,
     /// The folds of the present tile's rows.
     strips: Vec<Folds<C>>,
     /// The folds of their present blocks.
     blocks: Vec<Folds<C>>,
+    /// Room for the fold of a chunk, and for its sums.
+    chunk: Folds<C>,
+    slots: [Stored; LANES],
     /// Their temperatures: one for each, or one for all.
     temperatures: Vec<Temperature<C>>,
 }
 
 impl<'a, C: Compute> Tiles<'a, C> {
-    /// The width of tiles for rows of this length, and whether they have whole rows: as wide as the first cache allows,
-    /// or the second where that is hardly a vector. A row too long for either is read twice, chunk by chunk.
-    pub(super) fn shape(len: usize, lanes: usize) -> (usize, bool) {
-        let width = match (SMALL / len, LARGE / len) {
-            (small, _) if small >= 4 * lanes => small,
-            (_, large) if large >= lanes => large.min(4 * lanes),
-            _ => LARGE / CHUNK,
+    /// The width of tiles, and whether they have whole rows, where a tile takes `len` elements for each row.
+    ///
+    /// Memory gives pieces of 256 bytes of a line, and takes them, twice as fast as pieces of one vector; so tiles of
+    /// columns are no narrower, and wider while they stay in the second cache. A column too long for the last one is read
+    /// twice, chunk by chunk.
+    pub(super) fn shape(call: &Call<'_>, len: usize, dense: bool) -> (usize, bool) {
+        let lanes = call.plan.outer.last().map_or(1, |dim| dim.len);
+        let elements = |bytes: usize| bytes / size_of::<C>() / len;
+        let (width, whole) = if dense {
+            (SMALL / len, true)
+        } else if elements(LAST) >= 4 * C::LANES {
+            (elements(SECOND).max(4 * C::LANES), true)
+        } else {
+            (8 * C::LANES, false)
         };
-        let width = (width / lanes * lanes).clamp(lanes, WIDEST);
-        (width, len <= CHUNK || len * width <= LARGE)
+        // No wider than the rows, and all threads have some.
+        let most = lanes.div_ceil(if call.plan.rows > lanes { 1 } else { call.threads });
+        let width = width.min(most).next_multiple_of(C::LANES).min(WIDEST * size_of::<f32>() / size_of::<C>());
+        (width, whole)
     }
 
     pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
@@ -82,7 +108,19 @@ impl<'a, C: Compute> Tiles<'a, C> {
         let blocks = strips.clone();
         let distinct = if matches!(reader.temperatures, super::Temperatures::All(_)) { 1 } else { width };
         let temperatures = vec![reader.temperatures.of(0); distinct];
-        Ok(Self { reader, lanes, width, whole, data, strips, blocks, temperatures })
+        Ok(Self {
+            reader,
+            lanes,
+            width,
+            whole,
+            dense: reader.source.is_dense::<C>(),
+            data,
+            strips,
+            blocks,
+            chunk: Folds::empty(),
+            slots: [[0.0; LANES]; LANES],
+            temperatures,
+        })
     }
 
     /// The temperatures of a strip.
@@ -111,7 +149,6 @@ impl<'a, C: Compute> Tiles<'a, C> {
     #[inline(always)]
     fn fold_inlined<S: Simd, P: Precision>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
-        let step = if self.whole { len } else { CHUNK };
         let count = lanes.div_ceil(C::LANES);
         if self.temperatures.len() > 1 {
             for lane in 0..lanes {
@@ -120,29 +157,43 @@ impl<'a, C: Compute> Tiles<'a, C> {
         }
         let mut fixed: Option<Vec<[_; LANES]>> = None;
         loop {
-            for start in (0..len).step_by(step) {
-                let tile = self.read(self.at(first, lanes, start, step.min(len - start)));
-                for chunk in (0..tile.len).step_by(CHUNK) {
-                    let at = start + chunk;
-                    for index in 0..count {
-                        let strip = self.strip(index, chunk, CHUNK.min(tile.len - chunk));
-                        let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
-                        let folds = column::fold::<S, C, P>(token, &self.data, strip, self.temperatures(index), shifts);
-                        // As `fold::fold_row`: chunks make blocks, and blocks make the row.
-                        if at.is_multiple_of(BLOCK) {
-                            self.blocks[index] = folds;
-                        } else {
-                            self.blocks[index].add(&folds);
-                        }
-                        if at + CHUNK < len && !(at + CHUNK).is_multiple_of(BLOCK) {
-                            continue;
-                        }
-                        if at < BLOCK {
-                            self.strips[index] = self.blocks[index];
-                        } else {
-                            let block = self.blocks[index];
-                            self.strips[index].add(&block);
-                        }
+            for at in (0..len).step_by(CHUNK) {
+                let tile = self.read(token, self.at(first, lanes, at, CHUNK.min(len - at)));
+                let after = at + tile.len;
+                let next = self.at(first, lanes, after, CHUNK.min(len - after));
+                let source = self.reader.source;
+                let lines = if next.len > 0 { source.lines::<C>(next) } else { None };
+                for index in 0..count {
+                    let strip = self.strip(index, tile.start, tile.len);
+                    let next = lines.as_ref().map_or(Next::NONE, |lines| {
+                        let line = tile.len / count * index;
+                        Next { line: lines.get(0), pitch: lines.pitch(), width: lanes, at: (line, 0) }
+                    });
+                    let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
+                    // As `fold::fold_row`: chunks make blocks, and blocks make the row.
+                    let begins = at.is_multiple_of(BLOCK);
+                    let folds = match begins {
+                        true if len <= CHUNK => &mut self.strips[index],
+                        true => &mut self.blocks[index],
+                        false => &mut self.chunk,
+                    };
+                    let temperatures = match self.temperatures.len() {
+                        1 => &self.temperatures[..],
+                        _ => &self.temperatures[index * C::LANES..],
+                    };
+                    let (tile, slots, precision) = (&self.data[..], &mut self.slots, PhantomData::<P>);
+                    token.call(FoldStrip { tile, strip, temperatures, fixed: shifts, folds, slots, next, precision });
+                    if !begins {
+                        self.blocks[index].add(&self.chunk);
+                    }
+                    if len <= CHUNK || (at + CHUNK < len && !(at + CHUNK).is_multiple_of(BLOCK)) {
+                        continue;
+                    }
+                    if at < BLOCK {
+                        self.strips[index] = self.blocks[index];
+                    } else {
+                        let block = self.blocks[index];
+                        self.strips[index].add(&block);
                     }
                 }
             }
@@ -151,7 +202,9 @@ impl<'a, C: Compute> Tiles<'a, C> {
             }
             for index in 0..count {
                 let within = C::LANES.min(lanes - index * C::LANES);
-                if let Some(retry) = self.strips[index].retry(self.temperatures(index), within) {
+                if !self.strips[index].alike
+                    && let Some(retry) = self.strips[index].retry(self.temperatures(index), within)
+                {
                     fixed.get_or_insert_with(|| vec![[None; LANES]; count])[index] = retry;
                 }
             }
@@ -166,17 +219,38 @@ impl<'a, C: Compute> Tiles<'a, C> {
         Tile { first, lanes, start, len, pitch: self.width }
     }
 
-    /// The columns of one vector, from a line of the tile on.
+    /// Where the line of a row's element is in working memory.
     #[inline(always)]
-    fn strip(&self, index: usize, line: usize, rows: usize) -> Strip {
-        Strip { first: line * self.width + index * C::LANES, rows, pitch: self.width }
+    fn offset(&self, start: usize) -> usize {
+        if self.whole { start * self.width } else { 0 }
+    }
+
+    /// The columns of one vector, from the line of an element on.
+    #[inline(always)]
+    fn strip(&self, index: usize, start: usize, rows: usize) -> Strip {
+        Strip { first: self.offset(start) + index * C::LANES, rows, pitch: self.width }
     }
 
     /// Copies a tile into working memory; places that the mask leaves out become minus infinity.
-    fn read(&mut self, tile: Tile) -> Tile {
-        self.reader.source.read_tile(tile, &mut self.data);
+    #[inline(always)]
+    fn read<S: Simd>(&mut self, token: S, tile: Tile) -> Tile {
+        let source = self.reader.source;
+        let data = &mut self.data[if self.whole { tile.start * self.width } else { 0 }..];
+        let mut done = 0;
+        if S::COMPACT {
+            // The way below is as fast.
+        } else if self.dense && tile.len == self.reader.len {
+            let x = source.rows_dense_from::<C>(tile.first);
+            done = token.call(ReadRows { x, rows: tile.lanes, len: tile.len, tile: data, pitch: tile.pitch });
+        } else if let Some(lines) = source.lines::<C>(tile) {
+            token.call(ReadLines { lines, tile, data });
+            done = tile.lanes;
+        }
+        if done < tile.lanes {
+            source.read_tile(tile.after(done), &mut data[done..]);
+        }
         if let Some(mask) = self.reader.mask {
-            mask.exclude_tile(tile, &mut self.data, C::NEG_INFINITY);
+            mask.exclude_tile(tile, data, C::NEG_INFINITY);
         }
         tile
     }
@@ -202,7 +276,10 @@ impl<C: Compute, P: Precision> Kernel for FoldTile<'_, '_, C, P> {
 /// The rows of a task.
 struct MapTiles<'a, F, C: Compute> {
     tiles: Tiles<'a, C>,
+    /// Room for the results of a tile on their way past the cache, or nothing.
+    past: Scratch<C>,
     part: Part<'a>,
+    store: Store,
     function: PhantomData<F>,
 }
 
@@ -218,6 +295,7 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
             self.write(token, first, lanes);
             first += lanes;
         }
+        token.fence();
     }
 }
 
@@ -225,59 +303,143 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
     #[inline(always)]
     fn write<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.tiles.reader.len;
-        let step = if self.tiles.whole { len } else { CHUNK };
+        let count = lanes.div_ceil(C::LANES);
+        let alike = F::Row::<C>::BY_LANES && self.tiles.strips[..count].iter().all(|folds| folds.alike);
+        let step = match (alike, self.tiles.whole) {
+            (true, _) if len > CHUNK / 2 => WRITTEN,
+            (_, true) => len,
+            _ => CHUNK,
+        };
         for start in (0..len).step_by(step) {
             let mut tile = self.tiles.at(first, lanes, start, step.min(len - start));
             if !self.tiles.whole {
-                tile = self.tiles.read(tile);
+                tile = self.tiles.read(token, tile);
             }
-            for index in 0..lanes.div_ceil(C::LANES) {
-                let strip = self.tiles.strip(index, 0, tile.len);
+            for index in 0..count {
+                let strip = self.tiles.strip(index, start, tile.len);
                 let within = C::LANES.min(lanes - index * C::LANES);
-                let results = self.results(token, first, index, within);
-                let Tiles { data, temperatures, .. } = &mut self.tiles;
+                let results = if alike { None } else { Some(self.results(token, first, index, within)) };
+                let Tiles { data, temperatures, strips, .. } = &mut self.tiles;
+                let from = results.as_ref().map_or(Strips::Alike(&strips[index]), Strips::Each);
                 let first = if temperatures.len() == 1 { 0 } else { index * C::LANES };
                 let temperatures = &temperatures[first..];
-                token.call(column::Write { tile: data, strip, temperatures, results: &results });
+                token.call(column::Write { tile: data, strip, temperatures, from });
             }
             self.exclude(tile);
-            self.part.write_tile(tile, &self.tiles.data);
+            self.store(token, tile);
+        }
+    }
+
+    /// Copies a tile of results to where they belong.
+    #[inline(always)]
+    fn store<S: Simd>(&mut self, token: S, tile: Tile) {
+        let (Tile { first, lanes: rows, len, pitch, .. }, streams) = (tile, self.store == Store::Streaming);
+        let data = &self.tiles.data[self.tiles.offset(tile.start)..];
+        let mut done = 0;
+        if S::COMPACT {
+            // The way below is as fast.
+        } else if !self.past.is_empty() {
+            token.call(WriteRows { tile: data, pitch, out: &mut self.past, rows, len });
+            copy_streaming(token, &self.past[..rows * len], self.part.rows_dense::<C>(first, rows, 0..len));
+            return;
+        } else if len == self.tiles.reader.len && self.part.is_dense::<C>() {
+            // In place, later rows are logits still.
+            let later = if self.tiles.dense { self.part.rows.end - first } else { rows };
+            let out = self.part.rows_dense::<C>(first, later, 0..len);
+            done = token.call(WriteRows { tile: data, pitch, out, rows, len });
+        } else if let Some(lines) = self.part.lines::<C>(tile) {
+            token.call(WriteLines { lines, tile, data, streams });
+            return;
+        }
+        if done < rows {
+            self.part.write_tile(tile.after(done), &data[done..]);
         }
     }
 
     /// What the results of the lanes of a strip have in common.
     #[inline(always)]
     fn results<S: Simd>(&self, token: S, first: usize, strip: usize, within: usize) -> [F::Row<C>; LANES] {
-        let mut results = [self.row(token, first, strip, 0); LANES];
+        let (reader, folds) = (self.tiles.reader, &self.tiles.strips[strip]);
+        let row = first + strip * C::LANES;
+        let temperatures = self.tiles.temperatures(strip);
+        let mut results = [reader.complete::<F, S>(token, row, &folds.get(0), &temperatures[0]); LANES];
         for (lane, results) in results.iter_mut().enumerate().take(within).skip(1) {
-            *results = self.row(token, first, strip, lane);
+            let temperature = column::of_lane(temperatures, lane);
+            *results = reader.complete::<F, S>(token, row + lane, &folds.get(lane), temperature);
         }
         results
-    }
-
-    #[inline(always)]
-    fn row<S: Simd>(&self, token: S, first: usize, strip: usize, lane: usize) -> F::Row<C> {
-        let temperature = column::of_lane(self.tiles.temperatures(strip), lane);
-        let row = first + strip * C::LANES + lane;
-        let rest = |max| self.tiles.reader.rest(token, row, temperature, max);
-        F::row(token, &self.tiles.strips[strip].get(lane), temperature, &rest)
     }
 
     /// Puts the result for excluded places into lanes of which the mask keeps none, and into lanes that are
     /// otherwise NaN. (Elsewhere they have it already, as the result of minus infinity.)
     fn exclude(&mut self, tile: Tile) {
         let Some(mask) = self.tiles.reader.mask else { return };
-        let excluded = C::from_f64(F::EXCLUDED);
+        let (excluded, offset) = (C::from_f64(F::EXCLUDED), self.tiles.offset(tile.start));
         let mut undefined = false;
         for lane in 0..tile.lanes {
             let fold = self.tiles.get(lane);
             if self.tiles.reader.is_vacant(tile.first + lane, &fold) {
-                self.tiles.data[lane..].iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
+                let data = &mut self.tiles.data[offset + lane..];
+                data.iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
             }
             undefined |= fold.nan || fold.extent.max == C::INFINITY || fold.extent.max == C::NEG_INFINITY;
         }
         if undefined {
-            mask.exclude_tile(tile, &mut self.tiles.data, excluded);
+            mask.exclude_tile(tile, &mut self.tiles.data[offset..], excluded);
+        }
+    }
+}
+
+/// Copies the lines of a tile into working memory.
+struct ReadLines<'t, 'a, C> {
+    lines: Lines<'a, C>,
+    tile: Tile,
+    data: &'t mut [C],
+}
+
+/// How many lines ahead memory is asked, where nobody did before.
+const AHEAD: usize = 16;
+
+impl<C: Compute> Kernel for ReadLines<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { lines, tile, data } = self;
+        let ahead = AHEAD * lines.pitch();
+        for (index, to) in data.chunks_mut(tile.pitch).enumerate().take(tile.len) {
+            let line = lines.get(index);
+            for start in (0..line.len()).step_by(C::LANES) {
+                token.prefetch(line, ahead + start);
+            }
+            copy_some(token, line, &mut to[..line.len()]);
+        }
+    }
+}
+
+/// Copies the lines of a tile from working memory to where they belong.
+struct WriteLines<'t, 'a, C> {
+    lines: LinesMut<'a, C>,
+    tile: Tile,
+    data: &'t [C],
+    /// Whether past the cache, where lines of the tile are whole lines of memory.
+    streams: bool,
+}
+
+impl<C: Compute> Kernel for WriteLines<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { mut lines, tile, data, streams } = self;
+        for (index, from) in data.chunks(tile.pitch).enumerate().take(tile.len) {
+            let to = lines.get(index);
+            let from = &from[..to.len()];
+            if streams && to.len().is_multiple_of(C::LANES) && to.as_ptr().addr().is_multiple_of(LINE) {
+                copy_streaming(token, from, to);
+            } else {
+                copy_some(token, from, to);
+            }
         }
     }
 }
