@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use super::scratch::Kept;
 use crate::element::Element;
 use crate::kernel::Real;
-use crate::simd::Half;
+use crate::simd::{Half, Simd};
 
 /// A type that lies in arrays, and how its bytes become a number.
 pub(super) trait Raw: Copy {
@@ -104,6 +104,22 @@ pub(crate) trait Compute: Real + Element + RawFloat {
     /// `if keep { self } else { other }`, without a branch: masks are not to be foreseen.
     #[doc(hidden)]
     fn or(self, other: Self, keep: bool) -> Self;
+    /// Many float16 at once; see [`Simd::widen_halves`].
+    #[doc(hidden)]
+    #[inline(always)]
+    fn of_halves<S: Simd>(_: S, from: &[f16], to: &mut [Self]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = Self::of(*from);
+        }
+    }
+    /// The reverse of [`Compute::of_halves`].
+    #[doc(hidden)]
+    #[inline(always)]
+    fn into_halves<S: Simd>(_: S, from: &[Self], to: &mut [f16]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = (*from).into();
+        }
+    }
     /// The working memory that this thread keeps.
     #[doc(hidden)]
     fn kept() -> &'static Kept<Self>;
@@ -123,6 +139,14 @@ impl Compute for f32 {
     fn or(self, other: Self, keep: bool) -> Self {
         let keep = u32::from(keep).wrapping_neg();
         Self::from_bits((self.to_bits() & keep) | (other.to_bits() & !keep))
+    }
+    #[inline(always)]
+    fn of_halves<S: Simd>(token: S, from: &[f16], to: &mut [f32]) {
+        token.widen_halves(from, to);
+    }
+    #[inline(always)]
+    fn into_halves<S: Simd>(token: S, from: &[f32], to: &mut [f16]) {
+        token.narrow_halves(from, to);
     }
     fn kept() -> &'static Kept<Self> {
         thread_local!(static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) });

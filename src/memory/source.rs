@@ -10,7 +10,7 @@ use super::{Grid, Tile, View, check, is_direct, is_line, row_offset, walk};
 use crate::element::{DType, Element};
 use crate::error::Result;
 use crate::shape::Plan;
-use crate::simd::{LINE, prefetch};
+use crate::simd::{LINE, Simd, prefetch};
 
 /// An array as rows to read.
 pub(crate) struct Source<'a> {
@@ -81,23 +81,43 @@ impl<'a> Source<'a> {
         self.visit(row, start, to, &mut |offset, grid, to| self.load(offset, grid, to));
     }
 
+    /// Whether [`Source::read_halves`] reads it.
+    pub(crate) fn is_half(&self) -> bool {
+        self.lends::<f16>() || self.lends::<bf16>()
+    }
+
     /// [`Source::read`] for half precision that lies in memory element after element, compiled for the level of the
-    /// kernel that it is inlined into; false, and nothing done, for anything else.
+    /// kernel that it is inlined into; false, and nothing done, for anything else. What lies so many elements `ahead` is
+    /// asked for.
     #[inline(always)]
-    pub(crate) fn read_halves<C: Compute>(&self, row: usize, start: usize, to: &mut [C]) -> bool {
-        macro_rules! read {
-            ($($half:ty),*) => {$(
-                if self.lends::<$half>() {
-                    let from = self.row::<$half>(row, start..start + to.len());
-                    for (to, from) in to.iter_mut().zip(from) {
-                        *to = C::of(*from);
-                    }
-                    return true;
-                }
-            )*};
+    pub(crate) fn read_halves<S: Simd, C: Compute>(
+        &self,
+        token: S,
+        row: usize,
+        start: usize,
+        to: &mut [C],
+        ahead: usize,
+    ) -> bool {
+        let elements = start..start + to.len();
+        let ask = |first: *const u8| {
+            for line in (0..elements.len()).step_by(LINE / size_of::<f16>()) {
+                prefetch(first.wrapping_add((ahead + line) * size_of::<f16>()));
+            }
+        };
+        if self.lends::<f16>() {
+            let from = self.row::<f16>(row, elements.clone());
+            ask(from.as_ptr().cast());
+            C::of_halves(token, from, to);
+        } else if self.lends::<bf16>() {
+            let from = self.row::<bf16>(row, elements.clone());
+            ask(from.as_ptr().cast());
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = C::of(*from);
+            }
+        } else {
+            return false;
         }
-        read!(f16, bf16);
-        false
+        true
     }
 
     /// For a source of booleans: puts `value` wherever it is false.

@@ -12,6 +12,7 @@ use super::{Grid, Tile, View, ViewMut, check, is_direct, is_line, row_offset, wa
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::{self, Plan};
+use crate::simd::Simd;
 
 /// How an output is cut among the tasks of a call: blocks of `rows` rows, or of `elements` elements of a row.
 #[derive(Debug, Clone, Copy)]
@@ -163,19 +164,18 @@ impl Part<'_> {
     /// [`Part::write`] for half precision that lies in memory element after element, compiled for the level of the
     /// kernel that it is inlined into; false, and nothing done, for anything else.
     #[inline(always)]
-    pub(crate) fn write_halves<C: Compute>(&mut self, row: usize, start: usize, from: &[C]) -> bool {
-        macro_rules! write {
-            ($($half:ty),*) => {$(
-                if self.lends::<$half>() {
-                    for (to, from) in self.row::<$half>(row, start..start + from.len()).iter_mut().zip(from) {
-                        *to = (*from).into();
-                    }
-                    return true;
-                }
-            )*};
+    pub(crate) fn write_halves<S: Simd, C: Compute>(&mut self, token: S, row: usize, start: usize, from: &[C]) -> bool {
+        let elements = start..start + from.len();
+        if self.lends::<f16>() {
+            C::into_halves(token, from, self.row::<f16>(row, elements));
+        } else if self.lends::<bf16>() {
+            for (to, from) in self.row::<bf16>(row, elements).iter_mut().zip(from) {
+                *to = (*from).into();
+            }
+        } else {
+            return false;
         }
-        write!(f16, bf16);
-        false
+        true
     }
 
     /// Writes the one result of a row of a reduction.

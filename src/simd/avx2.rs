@@ -3,8 +3,10 @@
 #[allow(clippy::wildcard_imports, reason = "the intrinsics have names of their own")]
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::level::witness;
-use super::{EXPONENT, Kernel, Line, Simd, Vector};
+use super::{EXPONENT, Half, Kernel, Line, Simd, Vector};
 
 witness!(
     /// The witness of AVX2, FMA and F16C.
@@ -297,6 +299,33 @@ impl Simd for Avx2 {
             _mm256_set_m128(_mm256_cvtpd_ps(low.1), _mm256_cvtpd_ps(low.0)),
             _mm256_set_m128(_mm256_cvtpd_ps(high.1), _mm256_cvtpd_ps(high.0))
         ))
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, from: &[f16], to: &mut [f32]) {
+        let (mut from, mut to) = (from.chunks_exact(8), to.chunks_exact_mut(8));
+        for (from, to) in (&mut from).zip(&mut to) {
+            // Reads the 16 bytes of one chunk, of which float16 is a transparent wrapper of the bits, and writes 32.
+            witnessed!(_mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))));
+        }
+        for (to, from) in to.into_remainder().iter_mut().zip(from.remainder()) {
+            *to = from.widen();
+        }
+    }
+
+    #[inline(always)]
+    fn narrow_halves(self, from: &[f32], to: &mut [f16]) {
+        let (mut from, mut to) = (from.chunks_exact(8), to.chunks_exact_mut(8));
+        for (from, to) in (&mut from).zip(&mut to) {
+            // Reads the 32 bytes of one chunk and writes 16.
+            witnessed!({
+                let vector = _mm256_loadu_ps(from.as_ptr());
+                _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector));
+            });
+        }
+        for (to, from) in to.into_remainder().iter_mut().zip(from.remainder()) {
+            *to = f16::narrow(*from);
+        }
     }
 
     #[inline(always)]

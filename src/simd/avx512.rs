@@ -3,8 +3,10 @@
 #[allow(clippy::wildcard_imports, reason = "the intrinsics have names of their own")]
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::level::witness;
-use super::{EXPONENT, Kernel, Line, Simd, Vector};
+use super::{EXPONENT, Half, Kernel, Line, Simd, Vector};
 
 witness!(
     /// The witness of AVX-512 F, BW, DQ and VL, with FMA and F16C.
@@ -267,6 +269,34 @@ impl Simd for Avx512 {
     fn narrow(self, [low, high]: [F64; 2]) -> F32 {
         let low = witnessed!(_mm512_castps256_ps512(_mm512_cvtpd_ps(low.0)));
         F32(witnessed!(_mm512_insertf32x8::<1>(low, _mm512_cvtpd_ps(high.0))))
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, from: &[f16], to: &mut [f32]) {
+        let (mut from, mut to) = (from.chunks_exact(16), to.chunks_exact_mut(16));
+        for (from, to) in (&mut from).zip(&mut to) {
+            // Reads the 32 bytes of one chunk, of which float16 is a transparent wrapper of the bits.
+            F32(witnessed!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))).store(to);
+        }
+        for (to, from) in to.into_remainder().iter_mut().zip(from.remainder()) {
+            *to = from.widen();
+        }
+    }
+
+    #[inline(always)]
+    fn narrow_halves(self, from: &[f32], to: &mut [f16]) {
+        let (mut from, mut to) = (from.chunks_exact(16), to.chunks_exact_mut(16));
+        for (from, to) in (&mut from).zip(&mut to) {
+            let vector = F32::load(self, from);
+            // Writes the 32 bytes of one chunk.
+            witnessed!(_mm256_storeu_si256(
+                to.as_mut_ptr().cast(),
+                _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector.0)
+            ));
+        }
+        for (to, from) in to.into_remainder().iter_mut().zip(from.remainder()) {
+            *to = f16::narrow(*from);
+        }
     }
 
     #[inline(always)]

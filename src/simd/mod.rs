@@ -25,6 +25,8 @@ pub(crate) use convert::Half;
 pub(crate) use dispatch::{Kernel, dispatch};
 pub use level::Level;
 
+use half::f16;
+
 use crate::kernel::Real;
 use crate::kernel::column::LANES;
 
@@ -55,6 +57,22 @@ pub(crate) trait Simd: Copy + 'static {
 
     /// The reverse of [`Simd::widen`], each lane rounded once.
     fn narrow(self, lanes: [Self::F64; 2]) -> Self::F32;
+
+    /// The float16 as float32, exactly.
+    #[inline(always)]
+    fn widen_halves(self, from: &[f16], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.widen();
+        }
+    }
+
+    /// The reverse of [`Simd::widen_halves`], each rounded once. NaN is the canonical one, or gives some NaN.
+    #[inline(always)]
+    fn narrow_halves(self, from: &[f32], to: &mut [f16]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = f16::narrow(*from);
+        }
+    }
 
     /// Asks for the cache line that holds `data[index]`, which may lie past the end.
     fn prefetch<T>(self, data: &[T], index: usize);

@@ -62,7 +62,7 @@ pub(super) fn run<F: Function, C: Compute>(
             (true, ..) if !call.in_place => Manner::CopiedIn,
             _ => Manner::Copied,
         };
-        let copied = if matches!(manner, Manner::CopiedIn | Manner::Copied) { len.min(BLOCK) } else { 0 };
+        let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len };
         let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group(len) } else { 1 };
         let overlaps =
             Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
@@ -71,10 +71,12 @@ pub(super) fn run<F: Function, C: Compute>(
             true if len <= most_kept(store) => room::<C>(len) * group,
             _ => 0,
         };
+        let copied = matches!(manner, Manner::CopiedIn | Manner::Copied);
+        let copied = if copied { len.min(reader.piece(keeps > 0)) } else { 0 };
         dispatch(
             call.level,
             Rows::<F, C> {
-                reader: Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len },
+                reader,
                 manner,
                 store,
                 part,
@@ -108,8 +110,20 @@ impl<C: Compute> Reader<'_, C> {
     /// [`Reader::read`] for many elements.
     #[inline(always)]
     pub(super) fn copy<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C]) {
-        token.call(Copy { source: self.source, row, start: elements.start, to });
+        self.copy_ahead(token, row, elements, to, 2 * CHUNK);
+    }
+
+    /// [`Reader::copy`]; what lies so many elements `ahead` is asked for.
+    #[inline(always)]
+    fn copy_ahead<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C], ahead: usize) {
+        token.call(Copy { source: self.source, row, start: elements.start, to, ahead });
         self.exclude(row, elements.start, to);
+    }
+
+    /// The elements that are copied at a time. Half precision is converted in the first cache, twice, rather than written
+    /// to the second as float32; but not where p is written there, too.
+    fn piece(&self, keeps: bool) -> usize {
+        if !keeps && self.mask.is_none() && self.source.is_half() { CHUNK } else { BLOCK }
     }
 
     fn exclude(&self, row: usize, start: usize, to: &mut [C]) {
@@ -205,14 +219,15 @@ struct Copy<'r, 'a, C> {
     row: usize,
     start: usize,
     to: &'r mut [C],
+    ahead: usize,
 }
 
 impl<C: Compute> Kernel for Copy<'_, '_, C> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        if !self.source.read_halves(self.row, self.start, self.to) {
+    fn run<S: Simd>(self, token: S) {
+        if !self.source.read_halves(token, self.row, self.start, self.to, self.ahead) {
             self.source.read(self.row, self.start, self.to);
         }
     }
@@ -230,8 +245,8 @@ impl<C: Compute> Kernel for WriteCopied<'_, '_, C> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        if !self.part.write_halves(self.row, self.start, self.from) {
+    fn run<S: Simd>(self, token: S) {
+        if !self.part.write_halves(token, self.row, self.start, self.from) {
             self.part.write(self.row, self.start, self.from);
         }
     }
@@ -257,10 +272,17 @@ impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
         loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
             for block in reader.blocks() {
-                let data = &mut scratch[..block.len()];
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[block.clone()] };
-                reader.copy(token, row, block, data);
-                fold = fold.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, Ahead::NONE));
+                // In the order of `fold_row`: chunks make blocks, and blocks make the row.
+                let mut part = Fold::empty(fold.base);
+                let step = reader.piece(!kept.is_empty());
+                for start in block.clone().step_by(step) {
+                    let piece = start..block.end.min(start + step);
+                    let data = &mut scratch[..piece.len()];
+                    let kept = if kept.is_empty() { &mut [] } else { &mut kept[piece.clone()] };
+                    reader.copy(token, row, piece, data);
+                    part = part.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, Ahead::NONE));
+                }
+                fold = fold.with(part);
             }
             if fixed.is_some() {
                 return fold;
@@ -477,15 +499,17 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let fold = reader.fold::<S, F::Sum>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
         let vacant = reader.is_vacant(row, &fold);
         let folded = reader.complete::<F, S>(token, row, &fold, &temperature);
-        for block in reader.blocks() {
+        let step = reader.piece(keeps > 0);
+        for start in (0..reader.len).step_by(step) {
+            let block = start..reader.len.min(start + step);
             let data = &mut self.scratch[..block.len()];
-            if reader.len > BLOCK {
-                reader.copy(token, row, block.clone(), data);
+            if reader.len > step {
+                reader.copy_ahead(token, row, block.clone(), data, reader.len);
             }
             if vacant {
                 data.fill(C::from_f64(F::EXCLUDED));
             } else {
-                let kept = &self.kept[..keeps];
+                let kept = if keeps == 0 { &[] } else { &self.kept[block.clone()] };
                 if self.manner == Manner::CopiedIn && !folded.is_undefined() {
                     let out = self.part.row::<C>(row, block.clone());
                     let (temperature, results) = (&temperature, &folded);
