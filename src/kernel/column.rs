@@ -409,7 +409,9 @@ impl<T: Real> Kernel for ReadRows<'_, T> {
                 let mut block = [T::Vector::<S>::splat(token, T::ZERO); LANES];
                 for (i, row) in block.iter_mut().enumerate().take(lanes) {
                     // As many rows ahead as these are, line by line.
-                    token.prefetch(x, (rows + first) * len + (start + i) * lanes);
+                    if start + i < len {
+                        token.prefetch(x, (rows + first) * len + (start + i) * lanes);
+                    }
                     *row = T::Vector::<S>::load(token, &x[(first + i) * len + start..]);
                 }
                 T::Vector::<S>::transpose(token, &mut block[..lanes]);

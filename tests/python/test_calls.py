@@ -416,8 +416,11 @@ def test_a_handler_that_does_not_raise_changes_nothing(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
 def test_ctrl_c() -> None:
+    # A shell without job control has what it runs in the background ignore the signal.
     code = """
+import signal
 import numpy as np, fastsoftmax as fs
+signal.signal(signal.SIGINT, signal.default_int_handler)
 x = np.ones((2**10, 2**17))
 print("ready", flush=True)
 while True:

@@ -134,7 +134,7 @@ def test_a_loop_needs_no_more_memory_than_without(python: Python, rows: list[int
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_is_idle_is_given_back(python: Python) -> None:
-    # (A process that is to have one thread, as tests before this one may have asked, waits for the next call.)
+    # (With one thread, for which tests before this one may have asked, that waits for the next call.)
     env = {"FASTSOFTMAX_NUM_THREADS": "2"}
     given_back = int(python(LOOP.format(recycles=True, rows=[10000], sleep=5), env=env).stdout.split()[1])
     assert given_back > 38e6
