@@ -62,7 +62,8 @@ pub(crate) fn is_extreme(temperature: f64) -> bool {
 impl<T: Real> Temperature<T> {
     /// The parts of a temperature that `options` found to be positive and finite.
     pub(crate) fn new(value: f64) -> Self {
-        let exponent = exponent_of(value);
+        // (The reciprocal of a greater power of two is no normal number.)
+        let exponent = exponent_of(value).min(1022);
         let (scale, scaled) = if UNSCALED.contains(&exponent) {
             (1.0, value)
         } else {

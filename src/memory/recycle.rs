@@ -6,7 +6,7 @@
 //! ```text
 //! allocate   the smallest block kept that fits (and is not too large for it), else one from the system
 //! free       kept; the system is told that it may take the pages (MADV_FREE), which it does when anybody needs them
-//! later      unmapped, once nobody has asked for it in [`IDLE`]
+//! later      freed, once nobody has asked for it in [`IDLE`]
 //! ```
 //!
 //! Bounds: no more than [`limit`] bytes are kept; and before memory is asked of the system, blocks no larger than what
@@ -69,8 +69,11 @@ pub(crate) fn limit() -> usize {
     match ALLOWED.load(Ordering::Relaxed) {
         UNKNOWN => {
             let limit = limit_from_environment().ok().flatten().unwrap_or_else(|| LIMIT.min(physical() / 8));
-            set_limit(Some(limit));
-            limit
+            // Unless somebody has set it meanwhile.
+            match ALLOWED.compare_exchange(UNKNOWN, limit, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => limit,
+                Err(set) => set,
+            }
         }
         limit => limit,
     }
@@ -205,7 +208,15 @@ fn shrink_to(kept: &mut Vec<Block>, bytes: usize) {
 
 /// Memory of so many bytes, whatever is in it; null where there is none.
 pub(crate) fn allocate(bytes: usize) -> *mut u8 {
-    let block = reused(bytes).or_else(|| Block::new(bytes));
+    reused(bytes).map_or_else(|| fresh(bytes), Block::into_pointer)
+}
+
+/// The same from the system, and from all that is kept if there is none otherwise.
+fn fresh(bytes: usize) -> *mut u8 {
+    let block = Block::new(bytes).or_else(|| {
+        lock()?.clear();
+        Block::new(bytes)
+    });
     block.map_or(ptr::null_mut(), Block::into_pointer)
 }
 
@@ -254,7 +265,7 @@ pub(crate) unsafe fn free(pointer: *mut u8) {
 /// As for [`free`], unless the result is null.
 #[allow(unsafe_code, reason = "an allocator takes pointers back")]
 pub(crate) unsafe fn reallocate(pointer: *mut u8, bytes: usize) -> *mut u8 {
-    let new = Block::new(bytes).map_or(ptr::null_mut(), Block::into_pointer);
+    let new = fresh(bytes);
     if !new.is_null() {
         // SAFETY: both are memory of at least so many bytes, of different blocks. The old one is the caller's to give.
         unsafe {

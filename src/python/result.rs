@@ -110,6 +110,17 @@ impl Handlers {
         })
     }
 
+    /// Whether a handler is NumPy's own.
+    fn is_default(handler: &Bound<'_, PyAny>) -> bool {
+        #[allow(unsafe_code, reason = "a capsule of NumPy's C API")]
+        // SAFETY: the object is alive; where it is no capsule of a handler the pointer is null. A handler begins with its
+        // name, which ends within the field.
+        unsafe {
+            let pointer = ffi::PyCapsule_GetPointer(handler.as_ptr(), Self::NAME.as_ptr());
+            !pointer.is_null() && CStr::from_ptr(pointer.cast()) == c"default_allocator"
+        }
+    }
+
     /// Puts a handler in force, and returns the one before.
     fn set<'py>(&self, handler: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         #[allow(unsafe_code, reason = "a function of NumPy's C API")]
@@ -131,7 +142,13 @@ pub(super) fn array<'py>(
     }
     let handlers = Handlers::get(py)?;
     let before = handlers.set(handlers.ours.bind(py))?;
+    if !Handlers::is_default(&before) {
+        // Somebody wants arrays to have other memory.
+        handlers.set(&before)?;
+        return make();
+    }
     let array = make();
-    handlers.set(&before)?;
-    array
+    let restored = handlers.set(&before);
+    let array = array?;
+    restored.map(|_| array)
 }

@@ -310,6 +310,14 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
             (_, true) => len,
             _ => CHUNK,
         };
+        // Before anything is written: in place, logits that are to be read for this give way to results.
+        let mut results = Vec::new();
+        if !alike {
+            for index in 0..count {
+                let within = C::LANES.min(lanes - index * C::LANES);
+                results.push(self.results(token, first, index, within));
+            }
+        }
         for start in (0..len).step_by(step) {
             let mut tile = self.tiles.at(first, lanes, start, step.min(len - start));
             if !self.tiles.whole {
@@ -317,10 +325,8 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
             }
             for index in 0..count {
                 let strip = self.tiles.strip(index, start, tile.len);
-                let within = C::LANES.min(lanes - index * C::LANES);
-                let results = if alike { None } else { Some(self.results(token, first, index, within)) };
                 let Tiles { data, temperatures, strips, .. } = &mut self.tiles;
-                let from = results.as_ref().map_or(Strips::Alike(&strips[index]), Strips::Each);
+                let from = results.get(index).map_or(Strips::Alike(&strips[index]), Strips::Each);
                 let first = if temperatures.len() == 1 { 0 } else { index * C::LANES };
                 let temperatures = &temperatures[first..];
                 token.call(column::Write { tile: data, strip, temperatures, from });

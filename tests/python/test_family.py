@@ -261,3 +261,23 @@ def test_yardstick() -> None:
         _core._yardstick("guess", src, None, 1)
     with pytest.raises(ValueError, match="contiguous float32"):
         _core._yardstick("memcpy", src, src, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_softmax_of_long_columns_in_place(dtype: Any) -> None:
+    """The dominated rest of a column is read before its first results take its place."""
+    x = np.full((20_000, 3), -130, dtype)
+    x[5000] = -100
+    expected = fs.log_softmax(np.ascontiguousarray(x.T)).T
+    assert expected[5000, 0] > -1e-8
+    np.testing.assert_array_equal(fs.log_softmax(x, axis=0, out=x), expected)
+
+
+@pytest.mark.parametrize("temperature", [8.9e307, 9e307, float(np.finfo(np.float64).max)])
+def test_the_highest_temperatures(temperature: float) -> None:
+    x = np.linspace(-1, 1, 12).reshape(3, 4) * 1e308
+    expected = np.exp(x / temperature - np.max(x / temperature, axis=-1, keepdims=True))
+    expected /= expected.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(fs.softmax(x, temperature=temperature), expected, rtol=1e-14)
+    columns = fs.softmax(np.ascontiguousarray(x.T), axis=0, temperature=temperature)
+    np.testing.assert_array_equal(columns.T, fs.softmax(x, temperature=temperature))
