@@ -202,7 +202,7 @@ impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
             sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp, slots, next)
         };
         real::store::<S>(sum, &mut folds.sum);
-        folds.alike = alike && !any_nan(token, sum[0]) && !any_nan(token, sum[1]);
+        folds.alike = alike && !any_undefined(token, sum[0]) && !any_undefined(token, sum[1]);
         if folds.alike {
             return;
         }
@@ -217,11 +217,11 @@ impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
     }
 }
 
-/// Whether some lane is NaN, where none is infinite.
+/// Whether some lane is NaN, or infinite.
 #[inline(always)]
-fn any_nan<V: Vector>(token: V::Token, v: V) -> bool {
-    let (zero, one) = (V::splat(token, V::Scalar::ZERO), V::splat(token, V::Scalar::INFINITY));
-    V::any(zero.less(V::select(v.less(one), zero, one)))
+fn any_undefined<V: Vector>(token: V::Token, v: V) -> bool {
+    let (zero, infinity) = (V::splat(token, V::Scalar::ZERO), V::splat(token, V::Scalar::INFINITY));
+    V::any(zero.less(V::select(v.less(infinity), zero, infinity)))
 }
 
 /// The largest and the smallest logit of each lane.

@@ -117,8 +117,8 @@ impl<T: Real> Temperature<T> {
     /// Maxima within this, on either side of 0, do not need a base.
     #[inline(always)]
     pub(crate) fn near(&self) -> T {
-        // A little less than the limit, because it is rounded.
-        T::from_f64(0.99 * SHIFT_LIMIT * self.value)
+        // A little less than the limit, because it is rounded; and finite, so that infinite maxima are beyond it.
+        T::from_f64((0.99 * SHIFT_LIMIT * self.value).min(-T::LOWEST.to_f64()))
     }
 
     /// Whether a maximum is too large for the power-of-two shift alone.

@@ -327,7 +327,7 @@ pub(crate) struct Fold<T: Real> {
 }
 
 /// Logits this many temperatures below the maximum change no sum and no result.
-const FAR: f64 = 800.0;
+pub(crate) const FAR: f64 = 800.0;
 
 impl<T: Real> Fold<T> {
     /// No logits, to be summed up with `base`.
@@ -589,39 +589,5 @@ impl<T: Real, P: Precision> Kernel for FoldRow<'_, T, P> {
                 retry => fixed = retry,
             }
         }
-    }
-}
-
-/// The fold of a row without the logits that equal its maximum; `read` copies logits from an index on.
-///
-/// For rows of which one logit outweighs all others by far. The rest has the base of the row, so that the two can be
-/// compared.
-pub(crate) fn fold_without<S: Simd, T: Real>(
-    token: S,
-    len: usize,
-    temperature: &Temperature<T>,
-    max: T,
-    read: &mut dyn FnMut(usize, &mut [T]),
-) -> Fold<T> {
-    let base = if temperature.needs_base(max) { max } else { T::ZERO };
-    let mut chunk = [T::ZERO; CHUNK];
-    let mut fixed = None;
-    loop {
-        let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift: Shift<T>| shift.base));
-        for start in (0..len).step_by(CHUNK) {
-            let x = &mut chunk[..CHUNK.min(len - start)];
-            read(start, x);
-            x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
-            row = row.with(fold::<S, T, Exact>(token, x, &mut [], temperature, fixed, Ahead::NONE));
-        }
-        let second = row.extent.max;
-        let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;
-        if fixed.is_some() || complete || second == T::NEG_INFINITY {
-            return row;
-        }
-        if max.to_f64() - second.to_f64() > FAR * temperature.value {
-            return Fold::empty(base);
-        }
-        fixed = Some(temperature.shift(second, base));
     }
 }

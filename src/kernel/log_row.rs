@@ -12,10 +12,11 @@
 //! x - (max + T L) is computed with max + T L as the sum of two and the subtraction's error (Knuth's two-sum), so
 //! that a log-probability is rounded once.
 
+use super::ahead::Ahead;
 use super::column::{Folds, LANES, of_lane};
 use super::double::{Double, power_of_two_at_most_one};
-use super::exp::{Exp, Mode, Temperature};
-use super::fold::Fold;
+use super::exp::{Exp, Mode, Shift, Temperature};
+use super::fold::{CHUNK, Exact, FAR, Fold, fold};
 use super::real::Real;
 use super::row::{Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
@@ -239,5 +240,39 @@ impl<T: Real> LogSum<T> {
         let x = T::Vector::<S>::splat(token, x);
         let map = LogProbability::new(token, temperature, self);
         map.apply::<{ Mode::General as u8 }, false>(x, x).to_array().as_ref()[0]
+    }
+}
+
+/// The fold of a row without the logits that equal its maximum; `read` copies logits from an index on.
+///
+/// For rows of which one logit outweighs all others by far. The rest has the base of the row, so that the two can be
+/// compared.
+pub(crate) fn fold_without<S: Simd, T: Real>(
+    token: S,
+    len: usize,
+    temperature: &Temperature<T>,
+    max: T,
+    read: &mut dyn FnMut(usize, &mut [T]),
+) -> Fold<T> {
+    let base = if temperature.needs_base(max) { max } else { T::ZERO };
+    let mut chunk = [T::ZERO; CHUNK];
+    let mut fixed = None;
+    loop {
+        let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift: Shift<T>| shift.base));
+        for start in (0..len).step_by(CHUNK) {
+            let x = &mut chunk[..CHUNK.min(len - start)];
+            read(start, x);
+            x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
+            row = row.with(fold::<S, T, Exact>(token, x, &mut [], temperature, fixed, Ahead::NONE));
+        }
+        let second = row.extent.max;
+        let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;
+        if fixed.is_some() || complete || second == T::NEG_INFINITY {
+            return row;
+        }
+        if max.to_f64() - second.to_f64() > FAR * temperature.value {
+            return Fold::empty(base);
+        }
+        fixed = Some(temperature.shift(second, base));
     }
 }

@@ -1,8 +1,9 @@
 //! Arrays as pointers and integers: any strides, any byte order, any alignment; overlap; working memory.
 //!
-//! `recycle` has the memory of large results. This module and `simd` are the only ones below `python` that hold unsafe code. What the rest of the crate sees is
-//! safe: a [`Source`] or [`Target`] is made from an array and a plan, is checked once to stay within the array, and
-//! then reads rows into working memory, or lends them where they can be used in place.
+//! This module and `simd` hold the unsafe code below `python`, but for what `parallel` needs to lend work to threads
+//! and to notice a fork. What the rest of the crate sees is safe, `recycle` apart, which is an allocator for `python`:
+//! a [`Source`] or [`Target`] is made from an array and a plan, is checked once to stay within the array, and then
+//! reads rows into working memory, or lends them where they can be used in place.
 //!
 //! Another thread of the interpreter may write to an array meanwhile. That can spoil numbers, never memory: pointer,
 //! shape and strides were read once, and no address depends on an element. (Rust calls such a race undefined;

@@ -7,9 +7,10 @@
 use std::ffi::{c_int, c_long};
 use std::ptr;
 
-use numpy::npyffi::{self, NPY_ORDER, NPY_TYPES, PY_ARRAY_API};
+use numpy::npyffi::{self, NPY_ORDER, NPY_TYPES, PY_ARRAY_API, PyArray_Descr};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyType};
@@ -197,22 +198,11 @@ impl<'py> Output<'py> {
             // The common case without the search for an order: 0.1 us of a small call.
             return Self::new(py, shape, dtype);
         }
-        let array = result::array(py, bytes(shape, dtype), || {
-            // SAFETY: the prototype is an array and alive. NumPy takes over the reference to the descriptor. Where the
-            // number is unknown there is none; where there is no memory there is no array; and in both cases an
-            // exception is set.
-            let array = unsafe {
-                let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
-                let array = if descr.is_null() {
-                    ptr::null_mut()
-                } else {
-                    PY_ARRAY_API.PyArray_NewLikeArray(py, like.0.as_array_ptr(), NPY_ORDER::NPY_KEEPORDER, descr, 0)
-                };
-                Bound::from_owned_ptr_or_err(py, array)?
-            };
-            Ok(array.cast_into()?)
-        })?;
-        Ok(Self(Array(array)))
+        #[allow(unsafe_code, reason = "rust-numpy's own allocation panics where there is no memory")]
+        Self::made(py, shape, dtype, |descr| {
+            // SAFETY: the prototype is an array and alive; for the descriptor see `made`.
+            unsafe { PY_ARRAY_API.PyArray_NewLikeArray(py, like.0.as_array_ptr(), NPY_ORDER::NPY_KEEPORDER, descr, 0) }
+        })
     }
 
     /// A new array of this dtype and shape, in C order.
@@ -220,25 +210,38 @@ impl<'py> Output<'py> {
     pub(super) fn new(py: Python<'py>, shape: &[usize], dtype: DType) -> PyResult<Self> {
         // Lengths are below `isize::MAX` and dimensions below 65: they are those of an array, or fewer.
         let dimensions = c_int::try_from(shape.len()).unwrap_or(c_int::MAX);
+        Self::made(py, shape, dtype, |descr| {
+            // SAFETY: `shape` holds that many lengths, and they are only read; for the descriptor see `made`.
+            unsafe {
+                PY_ARRAY_API.PyArray_NewFromDescr(
+                    py,
+                    PyUntypedArray::type_object_raw(py),
+                    descr,
+                    dimensions,
+                    shape.as_ptr().cast_mut().cast(),
+                    ptr::null_mut(),
+                    ptr::null_mut(),
+                    0,
+                    ptr::null_mut(),
+                )
+            }
+        })
+    }
+
+    /// The new array of this dtype and shape that `make` makes of the dtype's descriptor, which it takes over.
+    #[allow(unsafe_code, reason = "rust-numpy's own allocation panics where there is no memory")]
+    fn made(
+        py: Python<'py>,
+        shape: &[usize],
+        dtype: DType,
+        make: impl FnOnce(*mut PyArray_Descr) -> *mut PyObject,
+    ) -> PyResult<Self> {
         let array = result::array(py, bytes(shape, dtype), || {
-            // SAFETY: `shape` holds that many lengths, and they are only read. The rest is as in `like`.
+            // SAFETY: where the number is unknown there is no descriptor; where there is no memory there is no array; and
+            // in both cases an exception is set. What is returned is a new reference.
             let array = unsafe {
                 let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number(py, dtype));
-                let array = if descr.is_null() {
-                    ptr::null_mut()
-                } else {
-                    PY_ARRAY_API.PyArray_NewFromDescr(
-                        py,
-                        PyUntypedArray::type_object_raw(py),
-                        descr,
-                        dimensions,
-                        shape.as_ptr().cast_mut().cast(),
-                        ptr::null_mut(),
-                        ptr::null_mut(),
-                        0,
-                        ptr::null_mut(),
-                    )
-                };
+                let array = if descr.is_null() { ptr::null_mut() } else { make(descr) };
                 Bound::from_owned_ptr_or_err(py, array)?
             };
             Ok(array.cast_into()?)

@@ -9,6 +9,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, FoldRows, Lanes, PIECES, Precision, room};
+use crate::kernel::log_row;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::overlap::{FoldAndWrite, apart};
 use crate::kernel::stream::{self, Stream};
@@ -160,7 +161,7 @@ impl<C: Compute> Reader<'_, C> {
 
     /// The fold of a row without the logits that equal `max`.
     pub(super) fn rest<S: Simd>(&self, token: S, row: usize, temperature: &Temperature<C>, max: C) -> Fold<C> {
-        fold::fold_without(token, self.len, temperature, max, &mut |start, to| {
+        log_row::fold_without(token, self.len, temperature, max, &mut |start, to| {
             self.copy(token, row, start..start + to.len(), to);
         })
     }

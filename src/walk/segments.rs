@@ -14,6 +14,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::log_row;
 use crate::kernel::row::{self, Inputs, Store};
 use crate::kernel::stream;
 use crate::memory::{Compute, Part, Scratch, Source, Target, View, ViewMut, reserve, scratch};
@@ -376,7 +377,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         temperature: &Temperature<C>,
     ) -> F::Row<C> {
         let rest = |max| {
-            fold::fold_without(token, elements.len(), temperature, max, &mut |start, to| {
+            log_row::fold_without(token, elements.len(), temperature, max, &mut |start, to| {
                 self.source.read(0, elements.start + start, to);
             })
         };

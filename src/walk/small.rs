@@ -6,6 +6,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::is_extreme;
 use crate::kernel::fold;
+use crate::kernel::log_row;
 use crate::kernel::row::{self, Inputs};
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::{self, Options, check_temperature, check_threads};
@@ -76,7 +77,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
         for (x, out) in self.x.chunks_exact(self.len).zip(self.out.chunks_exact_mut(self.len)) {
             let fold = fold::fold_row::<S, C, F::Sum>(token, x, &mut [], &temperature, Ahead::NONE);
             let rest = |max| {
-                fold::fold_without(token, x.len(), &temperature, max, &mut |start, to| {
+                log_row::fold_without(token, x.len(), &temperature, max, &mut |start, to| {
                     to.copy_from_slice(&x[start..start + to.len()]);
                 })
             };

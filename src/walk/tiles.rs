@@ -158,7 +158,8 @@ impl<'a, C: Compute> Tiles<'a, C> {
         let mut fixed: Option<Vec<[_; LANES]>> = None;
         loop {
             for at in (0..len).step_by(CHUNK) {
-                let tile = self.read(token, self.at(first, lanes, at, CHUNK.min(len - at)));
+                let tile = self.at(first, lanes, at, CHUNK.min(len - at));
+                self.read(token, tile);
                 let after = at + tile.len;
                 let next = self.at(first, lanes, after, CHUNK.min(len - after));
                 let source = self.reader.source;
@@ -233,9 +234,10 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     /// Copies a tile into working memory; places that the mask leaves out become minus infinity.
     #[inline(always)]
-    fn read<S: Simd>(&mut self, token: S, tile: Tile) -> Tile {
+    fn read<S: Simd>(&mut self, token: S, tile: Tile) {
         let source = self.reader.source;
-        let data = &mut self.data[if self.whole { tile.start * self.width } else { 0 }..];
+        let offset = self.offset(tile.start);
+        let data = &mut self.data[offset..];
         let mut done = 0;
         if S::COMPACT {
             // The way below is as fast.
@@ -252,7 +254,6 @@ impl<'a, C: Compute> Tiles<'a, C> {
         if let Some(mask) = self.reader.mask {
             mask.exclude_tile(tile, data, C::NEG_INFINITY);
         }
-        tile
     }
 }
 
@@ -319,9 +320,9 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
             }
         }
         for start in (0..len).step_by(step) {
-            let mut tile = self.tiles.at(first, lanes, start, step.min(len - start));
+            let tile = self.tiles.at(first, lanes, start, step.min(len - start));
             if !self.tiles.whole {
-                tile = self.tiles.read(token, tile);
+                self.tiles.read(token, tile);
             }
             for index in 0..count {
                 let strip = self.tiles.strip(index, start, tile.len);

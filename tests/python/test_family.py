@@ -7,6 +7,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
+from conftest import Python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import arrays, axes, broadcasting, shapes, strided
@@ -281,3 +282,32 @@ def test_the_highest_temperatures(temperature: float) -> None:
     np.testing.assert_allclose(fs.softmax(x, temperature=temperature), expected, rtol=1e-14)
     columns = fs.softmax(np.ascontiguousarray(x.T), axis=0, temperature=temperature)
     np.testing.assert_array_equal(columns.T, fs.softmax(x, temperature=temperature))
+
+
+@pytest.mark.parametrize("level", fs.build_info()["levels"])
+def test_lanes_that_are_not_alike(level: str, python: Python) -> None:
+    """Columns in place, and infinite maxima at a temperature that no maximum is far for, at every level."""
+    python(
+        """
+import numpy as np, fastsoftmax as fs
+for dtype in (np.float32, np.float64):
+    x = np.full((9_000, 3), -130, dtype)
+    x[5000] = -100
+    x[7, 2] = np.nan
+    expected = fs.log_softmax(np.ascontiguousarray(x.T)).T
+    assert np.array_equal(fs.log_softmax(x, axis=0, out=x), expected, equal_nan=True)
+    x = np.zeros((20, 40), dtype)
+    x[0, 0], x[1, 1], x[:, 2] = np.nan, np.inf, -np.inf
+    where = np.ones(x.shape, bool)
+    where[:, 3], where[0, 0] = False, False
+    for temperature in (1.0, 1e305):
+        columns = fs.softmax(x, axis=0, where=where, temperature=temperature)
+        across, there = np.ascontiguousarray(x.T), np.ascontiguousarray(where.T)
+        rows = fs.softmax(across, where=there, temperature=temperature)
+        assert np.array_equal(columns, rows.T, equal_nan=True)
+        assert not columns[:, 3].any()
+        assert np.isnan(columns[:, 1:3]).all()
+        assert not np.isnan(columns[:, 0]).any()
+""",
+        env={"FASTSOFTMAX_SIMD": level},
+    )
