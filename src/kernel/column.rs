@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use super::Temperature;
 use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_maxima};
-use super::fold::{Extent, Fold, Partial, Precision, Sum, wide_sum, wide_term};
+use super::fold::{Fold, Partial, Precision, Sum, wide_sum, wide_term};
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
@@ -45,7 +45,6 @@ impl Strip {
 #[derive(Clone, Copy)]
 pub(crate) struct Folds<T: Real> {
     max: [T; LANES],
-    min: [T; LANES],
     nan: [bool; LANES],
     skipped: [T; LANES],
     base: [T; LANES],
@@ -61,7 +60,6 @@ impl<T: Real> Folds<T> {
     pub(crate) fn empty() -> Self {
         Self {
             max: [T::NEG_INFINITY; LANES],
-            min: [T::INFINITY; LANES],
             nan: [false; LANES],
             skipped: [T::NEG_INFINITY; LANES],
             base: [T::ZERO; LANES],
@@ -69,6 +67,12 @@ impl<T: Real> Folds<T> {
             sum: [0.0; LANES],
             alike: false,
         }
+    }
+
+    /// The maximum of each lane.
+    #[inline(always)]
+    pub(crate) fn maxima<S: Simd>(&self, token: S) -> T::Vector<S> {
+        T::Vector::<S>::load(token, &self.max)
     }
 
     /// The k of each lane.
@@ -87,7 +91,7 @@ impl<T: Real> Folds<T> {
     #[inline(always)]
     pub(crate) fn get(&self, lane: usize) -> Fold<T> {
         Fold {
-            extent: Extent { max: self.max[lane], min: self.min[lane] },
+            max: self.max[lane],
             nan: self.nan[lane],
             skipped: self.skipped[lane],
             base: self.base[lane],
@@ -95,10 +99,22 @@ impl<T: Real> Folds<T> {
         }
     }
 
+    /// Sets that of lanes that are alike, from their maxima, the k of their shifts, and their sums. Returns whether they
+    /// are: none of the sums is NaN.
     #[inline(always)]
-    fn set(&mut self, lane: usize, fold: Fold<T>) {
-        self.max[lane] = fold.extent.max;
-        self.min[lane] = fold.extent.min;
+    pub(crate) fn set_alike<S: Simd>(&mut self, token: S, max: T::Vector<S>, k: Wide<S>, sum: Wide<S>) -> bool {
+        *self = Self { alike: !any_undefined::<S>(token, sum), ..Self::empty() };
+        max.store(&mut self.max);
+        real::store::<S>(k, &mut self.k);
+        real::store::<S>(sum, &mut self.sum);
+        self.base = [T::ZERO; LANES];
+        self.alike
+    }
+
+    /// Sets that of a lane.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, lane: usize, fold: Fold<T>) {
+        self.max[lane] = fold.max;
         self.nan[lane] = fold.nan;
         self.skipped[lane] = fold.skipped;
         self.base[lane] = fold.base;
@@ -176,33 +192,31 @@ impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
         let Self { tile, strip, temperatures, fixed, folds, slots, next, .. } = self;
-        let (max, min) = extent::<S, T>(token, tile, strip);
+        let max = largest::<S, T>(token, tile, strip);
         max.store(&mut folds.max);
-        min.store(&mut folds.min);
         folds.nan = [false; LANES];
         folds.skipped = [T::NEG_INFINITY; LANES];
         folds.base = [T::ZERO; LANES];
 
-        let near = T::Vector::<S>::splat(token, temperatures[0].near());
-        let far = T::Vector::<S>::any(near.less(max))
-            || T::Vector::<S>::any(max.less(T::Vector::<S>::splat(token, T::ZERO).sub(near)));
-        let alike = !far && temperatures.len() == 1 && fixed.is_none();
+        let shifts = match (temperatures, fixed) {
+            ([temperature], None) => of_maxima::<S, T>(token, temperature, max),
+            _ => None,
+        };
+        let alike = shifts.is_some();
         let mut counted = [true; LANES];
-        let (mode, exp) = if alike {
-            let (exp, k) = of_maxima::<S, T>(token, &temperatures[0], max);
+        let (mode, exp) = if let Some((exp, k)) = shifts {
             real::store::<S>(k, &mut folds.k);
             (Mode::of(&temperatures[0]), exp)
         } else {
             shift_each(token, folds, temperatures, fixed, &mut counted)
         };
-        // (The one instruction that the second mode has more than the first costs less than a third copy of the code.)
         let sum = if mode.at::<S>() == Mode::General {
             sum::<S, T, P, { Mode::General as u8 }>(token, tile, strip, &exp, slots, next)
         } else {
             sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp, slots, next)
         };
         real::store::<S>(sum, &mut folds.sum);
-        folds.alike = alike && !any_undefined(token, sum[0]) && !any_undefined(token, sum[1]);
+        folds.alike = alike && !any_undefined::<S>(token, sum);
         if folds.alike {
             return;
         }
@@ -217,33 +231,24 @@ impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
     }
 }
 
-/// Whether some lane is NaN, or infinite.
+/// Whether some sum is NaN, or infinite.
 #[inline(always)]
-fn any_undefined<V: Vector>(token: V::Token, v: V) -> bool {
-    let (zero, infinity) = (V::splat(token, V::Scalar::ZERO), V::splat(token, V::Scalar::INFINITY));
-    V::any(zero.less(V::select(v.less(infinity), zero, infinity)))
+fn any_undefined<S: Simd>(token: S, sum: Wide<S>) -> bool {
+    let (zero, infinity) = (S::F64::splat(token, 0.0), S::F64::splat(token, f64::INFINITY));
+    // NaN where one of the halves is undefined, and 0 elsewhere.
+    let zeros = sum[0].mul(zero).add(sum[1].mul(zero));
+    S::F64::any(zero.less(S::F64::select(zeros.less(infinity), zero, infinity)))
 }
 
-/// The largest and the smallest logit of each lane.
+/// The largest logit of each lane.
 #[inline(always)]
-fn extent<S: Simd, T: Real>(token: S, tile: &[T], strip: Strip) -> (T::Vector<S>, T::Vector<S>) {
-    let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
-    let highest = T::Vector::<S>::splat(token, T::INFINITY);
-    // Two of each: the operations depend on the ones before, and take as long as two loads.
-    let (mut max, mut min) = ([lowest; 2], [highest; 2]);
-    let mut index = strip.first;
-    for _ in 0..strip.rows / 2 {
-        let a = T::Vector::<S>::load(token, &tile[index..]);
-        let b = T::Vector::<S>::load(token, &tile[index + strip.pitch..]);
-        (max[0], max[1]) = (a.max(max[0]), b.max(max[1]));
-        (min[0], min[1]) = (a.min(min[0]), b.min(min[1]));
-        index += 2 * strip.pitch;
+fn largest<S: Simd, T: Real>(token: S, tile: &[T], strip: Strip) -> T::Vector<S> {
+    // Two: the operations depend on the ones before, and take as long as two loads.
+    let mut max = [T::Vector::<S>::splat(token, T::NEG_INFINITY); 2];
+    for (row, index) in strip.rows().enumerate() {
+        max[row % 2] = T::Vector::<S>::load(token, &tile[index..]).max(max[row % 2]);
     }
-    if strip.rows % 2 == 1 {
-        let v = T::Vector::<S>::load(token, &tile[index..]);
-        (max[0], min[0]) = (v.max(max[0]), v.min(min[0]));
-    }
-    (max[0].max(max[1]), min[0].min(min[1]))
+    max[0].max(max[1])
 }
 
 /// The shift of each lane by itself, and what the reduction needs for all of them.
@@ -255,7 +260,7 @@ fn shift_each<S: Simd, T: Real>(
     fixed: Option<&[Option<Shift<T>>; LANES]>,
     counted: &mut [bool; LANES],
 ) -> (Mode, Exp<T::Vector<S>>) {
-    let mut mode = Mode::Plain;
+    let mut mode = Mode::Clamped;
     let mut anchors = Anchors::none();
     for lane in 0..T::LANES {
         let temperature = of_lane(temperatures, lane);
@@ -275,8 +280,9 @@ fn shift_each<S: Simd, T: Real>(
         if finite && !counted[lane] {
             folds.skipped[lane] = max;
         }
-        let extent = Extent { max, min: folds.min[lane] };
-        mode = mode.max(if counted[lane] { extent.mode(temperature, shift) } else { Mode::Clamped });
+        if counted[lane] {
+            mode = mode.max(Shift { base: folds.base[lane], ..shift }.mode(temperature));
+        }
     }
     (mode, Exp::of_lanes(token, temperatures, &anchors))
 }
@@ -349,7 +355,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
         let (mode, map) = match from {
             Strips::Alike(folds) => (Mode::of(&temperatures[0]), R::alike(token, &temperatures[0], folds)),
             Strips::Each(results) => {
-                let mut mode = Mode::Plain;
+                let mut mode = Mode::Clamped;
                 for results in results.iter().take(T::LANES) {
                     mode = mode.max(results.mode());
                     undefined |= results.is_undefined();

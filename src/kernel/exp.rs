@@ -169,6 +169,12 @@ impl<T: Real> Shift<T> {
     pub(crate) fn new(base: T, k: f64) -> Self {
         Self { base, k, center: T::ZERO }
     }
+
+    /// What logits with this shift ask of the reduction.
+    #[inline(always)]
+    pub(crate) fn mode(&self, temperature: &Temperature<T>) -> Mode {
+        if self.base == T::ZERO { Mode::of(temperature) } else { Mode::General }
+    }
 }
 
 /// A shift in the numbers that the reduction adds and compares.
@@ -224,6 +230,23 @@ impl<T: Real> Anchors<T> {
         Self { magic: [T::MAGIC; LANES], least: [T::ZERO; LANES], base: [T::ZERO; LANES], center: [T::ZERO; LANES] }
     }
 
+    /// Of the shifts that `exp` has, a lane each.
+    #[inline(always)]
+    pub(crate) fn of<V: Vector<Scalar = T>>(exp: &Exp<V>) -> Self {
+        let mut anchors = Self::none();
+        exp.magic.store(&mut anchors.magic);
+        exp.least.store(&mut anchors.least);
+        exp.base.store(&mut anchors.base);
+        exp.center.store(&mut anchors.center);
+        anchors
+    }
+
+    /// That of a lane.
+    #[inline(always)]
+    pub(crate) fn get(&self, lane: usize) -> Anchor<T> {
+        Anchor { magic: self.magic[lane], least: self.least[lane], base: self.base[lane], center: self.center[lane] }
+    }
+
     /// Sets that of a lane.
     #[inline(always)]
     pub(crate) fn set(&mut self, lane: usize, anchor: Anchor<T>) {
@@ -234,16 +257,18 @@ impl<T: Real> Anchors<T> {
     }
 }
 
-/// How much of the reduction some logits need; each includes the ones before it.
+/// How much of the reduction some logits need; the second includes the first. See also [`PLAIN`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
-    /// All terms in the normal range, temperature 1, no base.
-    Plain = 0,
-    /// Terms may vanish.
+    /// Temperature 1, no base. Terms may vanish.
     Clamped = 1,
     /// A temperature, a base, or both.
     General = 2,
 }
+
+/// Less than any [`Mode`], for logits whose terms are all in the normal range. (Only the sum loop of quotients has it.
+/// To tell takes the minimum of the logits, and elsewhere to hold them to where terms vanish takes no longer.)
+pub(crate) const PLAIN: u8 = 0;
 
 impl Mode {
     /// What logits without a base need at most.
@@ -348,7 +373,7 @@ impl<V: Vector> Exp<V> {
         if MODE >= Mode::General as u8 {
             x = x.sub(self.base).mul(self.scale);
         }
-        if MODE >= Mode::Clamped as u8 {
+        if MODE > PLAIN {
             x = self.least.max(x);
         }
         (x, x.mul_add(self.log2_e, self.magic))
@@ -423,14 +448,21 @@ pub(crate) fn of_shifts<S: Simd, T: Real>(token: S, temperature: &Temperature<T>
     }
 }
 
-/// For sums of lanes of which each has a maximum that needs no base: this, and the k of each. (As
-/// [`Temperature::shift`].)
+/// A shift for each lane: what the reduction needs, and the k of each.
+pub(crate) type Shifts<S, T> = (Exp<<T as Real>::Vector<S>>, Wide<S>);
+
+/// For sums of lanes of which each has its maximum: this, and the k of each, unless some maximum needs a base or is
+/// infinite. (As [`Temperature::shift`].)
 #[inline(always)]
 pub(crate) fn of_maxima<S: Simd, T: Real>(
     token: S,
     temperature: &Temperature<T>,
     max: T::Vector<S>,
-) -> (Exp<T::Vector<S>>, Wide<S>) {
+) -> Option<Shifts<S, T>> {
+    let (near, zero) = (T::Vector::<S>::splat(token, temperature.near()), T::Vector::<S>::splat(token, T::ZERO));
+    if T::Vector::<S>::any(near.less(max)) || T::Vector::<S>::any(max.less(zero.sub(near))) {
+        return None;
+    }
     let splat = |value| S::F64::splat(token, value);
     // Added and taken off again, it rounds to an integer, to the even one of two.
     let magic = splat(<f64 as Real>::MAGIC);
@@ -447,7 +479,7 @@ pub(crate) fn of_maxima<S: Simd, T: Real>(
     if T::STEPS >= 2.0 {
         exp.center = T::narrowed(token, center);
     }
-    (exp, k)
+    Some((exp, k))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! One read of a row: its extremes, and the sum of its terms.
+//! One read of a row: its maximum, and the sum of its terms.
 //!
 //! ```text
 //! for each chunk of 1,024 logits:                  the chunk is in the first cache from here on
-//!     (max, min) of the chunk
+//!     max of the chunk
 //!     k = rint(max log2(e) / T)                    its own shift: powers of two are exact, so chunks merge exactly
 //!     for each vector, lane j:                     lane j has the elements j, j + 16, j + 32, ... of the chunk
 //!         (high_j, low_j) += s                     Fast2Sum; s (p - p_max) is summed up apart,
@@ -19,8 +19,8 @@ use std::marker::PhantomData;
 
 use super::ahead::Ahead;
 use super::column::LANES;
-use super::exp::{Exp, Mode, Shift, Temperature};
-use super::real::{self, Real, Wide};
+use super::exp::{Exp, Mode, PLAIN, Shift, Temperature};
+use super::real::{self, Real, Stored, Wide};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Elements that share a shift; the unit of which sums are made.
@@ -29,45 +29,21 @@ pub(crate) const CHUNK: usize = 1024;
 /// Elements whose chunks are added up before they join the row: the unit that threads take from one row.
 pub(crate) const BLOCK: usize = 64 * CHUNK;
 
-/// The largest and the smallest of some logits, NaN left aside.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Extent<T> {
-    /// Minus infinity where there is nothing but NaN.
-    pub(crate) max: T,
-    /// Infinity where there is nothing but NaN.
-    pub(crate) min: T,
-}
-
-impl<T: Real> Extent<T> {
-    /// The extent of nothing.
-    pub(crate) const EMPTY: Self = Self { max: T::NEG_INFINITY, min: T::INFINITY };
-
-    /// The extent of both.
-    #[inline(always)]
-    pub(crate) fn with(self, other: Self) -> Self {
-        Self {
-            max: if other.max > self.max { other.max } else { self.max },
-            min: if other.min < self.min { other.min } else { self.min },
-        }
-    }
-
-    /// What the logits within ask of the reduction.
-    #[inline(always)]
-    pub(crate) fn mode(self, temperature: &Temperature<T>, shift: Shift<T>) -> Mode {
-        let highest = (shift.k * std::f64::consts::LN_2).max(self.max.to_f64());
-        if !temperature.is_one() || shift.base != T::ZERO {
-            Mode::General
-        } else if highest - self.min.to_f64() <= T::NARROW {
-            Mode::Plain
-        } else {
-            Mode::Clamped
-        }
-    }
-}
-
-/// The extent of a slice.
+/// The larger of two logits, NaN left aside.
 #[inline(always)]
-pub(crate) fn extent<S: Simd, T: Real>(token: S, x: &[T]) -> Extent<T> {
+pub(crate) fn larger<T: Real>(a: T, b: T) -> T {
+    if b > a { b } else { a }
+}
+
+/// The largest logit of a slice, NaN left aside; minus infinity where there is nothing else.
+#[inline(always)]
+pub(crate) fn largest<S: Simd, T: Real>(token: S, x: &[T]) -> T {
+    halve(extremes::<S, T>(token, x).0.to_array(), larger)
+}
+
+/// The largest and the smallest logit of each lane. (Which of them is not used costs nothing.)
+#[inline(always)]
+pub(crate) fn extremes<S: Simd, T: Real>(token: S, x: &[T]) -> (T::Vector<S>, T::Vector<S>) {
     let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
     let highest = T::Vector::<S>::splat(token, T::INFINITY);
     let lanes = T::Vector::<S>::LANES;
@@ -92,9 +68,7 @@ pub(crate) fn extent<S: Simd, T: Real>(token: S, x: &[T]) -> Extent<T> {
         max[3] = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY).max(max[3]);
         min[3] = T::Vector::<S>::load_partial(token, tail, T::INFINITY).min(min[3]);
     }
-    let max = max[0].max(max[1]).max(max[2].max(max[3])).to_array();
-    let min = min[0].min(min[1]).min(min[2].min(min[3])).to_array();
-    Extent { max: halve(max, |a, b| if a > b { a } else { b }), min: halve(min, |a, b| if a < b { a } else { b }) }
+    (max[0].max(max[1]).max(max[2].max(max[3])), min[0].min(min[1]).min(min[2].min(min[3])))
 }
 
 /// Combines lanes j and j + h for h = half the lanes, a quarter, ..., 1.
@@ -193,9 +167,15 @@ pub(crate) type Lanes<T> = [<T as Real>::Wide; LANES];
 pub(crate) fn lanes<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> Lanes<T> {
     let mut stored = [0.0; LANES];
     real::store::<S>(wide_sum::<S, T>(token, sum), &mut stored);
+    lanes_of::<T>(&stored)
+}
+
+/// The same, of what was stored.
+#[inline(always)]
+fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
     let mut lanes = [T::Wide::default(); LANES];
     for (lane, sum) in lanes.iter_mut().enumerate().take(T::LANES) {
-        *sum = T::wide_of(&stored, lane);
+        *sum = T::wide_of(stored, lane);
     }
     lanes
 }
@@ -231,18 +211,19 @@ fn sum<S: Simd, T: Real, P: Precision, const KEEP: bool>(
     x: &[T],
     kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
-    mode: Mode,
+    (mode, plain): (Mode, bool),
     ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
     match mode.at::<S>() {
-        Mode::Plain => sum_in_mode::<S, T, P, KEEP, { Mode::Plain as u8 }>(token, x, kept, exp, ahead),
+        Mode::Clamped if plain => sum_in_mode::<S, T, P, KEEP, PLAIN>(token, x, kept, exp, ahead),
         Mode::Clamped => sum_in_mode::<S, T, P, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
         Mode::General => sum_in_mode::<S, T, P, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
     }
 }
 
+/// [`sum`] in a mode that is known.
 #[inline(always)]
-fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>(
+pub(crate) fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>(
     token: S,
     x: &[T],
     kept: &mut [T],
@@ -277,10 +258,9 @@ pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const 
         }
     }
     if !tail.is_empty() {
-        // The lanes past the end hold minus infinity, whose term is 0 in every mode but the plain one.
+        // The lanes past the end hold minus infinity, whose term is 0 in every mode.
         let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
-        let (p, s) =
-            if MODE == Mode::Plain as u8 { exp.term::<{ Mode::Clamped as u8 }>(tail) } else { exp.term::<MODE>(tail) };
+        let (p, s) = if MODE == PLAIN { exp.term::<{ Mode::Clamped as u8 }>(tail) } else { exp.term::<MODE>(tail) };
         sum.add::<P>(p, s);
         if KEEP {
             p.store_partial(kept_tail);
@@ -314,8 +294,8 @@ impl<T: Real> Partial<T> {
 /// What one read of some logits of a row tells.
 #[derive(Clone, Copy)]
 pub(crate) struct Fold<T: Real> {
-    /// The extremes.
-    pub(crate) extent: Extent<T>,
+    /// The largest logit, NaN left aside; minus infinity where there is nothing else.
+    pub(crate) max: T,
     /// Whether there is a NaN.
     pub(crate) nan: bool,
     /// The largest logit of the chunks that were left out, because their maximum was beyond the shift's range.
@@ -333,16 +313,16 @@ impl<T: Real> Fold<T> {
     /// No logits, to be summed up with `base`.
     #[inline(always)]
     pub(crate) fn empty(base: T) -> Self {
-        Self { extent: Extent::EMPTY, nan: false, skipped: T::NEG_INFINITY, base, partial: Partial::empty() }
+        Self { max: T::NEG_INFINITY, nan: false, skipped: T::NEG_INFINITY, base, partial: Partial::empty() }
     }
 
     /// The logits of both, which had the same base.
     #[inline(always)]
     pub(crate) fn with(self, other: Self) -> Self {
         Self {
-            extent: self.extent.with(other.extent),
+            max: larger(self.max, other.max),
             nan: self.nan | other.nan,
-            skipped: if other.skipped > self.skipped { other.skipped } else { self.skipped },
+            skipped: larger(self.skipped, other.skipped),
             base: self.base,
             partial: self.partial.plus(other.partial),
         }
@@ -357,7 +337,7 @@ impl<T: Real> Fold<T> {
     /// The shift with which the logits must be read again, because chunks that count were left out.
     #[inline(always)]
     pub(crate) fn retry(&self, temperature: &Temperature<T>) -> Option<Shift<T>> {
-        let max = self.extent.max;
+        let max = self.max;
         if self.skipped == T::NEG_INFINITY || max == T::INFINITY || self.nan {
             return None;
         }
@@ -386,19 +366,19 @@ pub(crate) const fn room<T: Real>(len: usize) -> usize {
 ///
 /// Where `kept` is not empty, each logit's p is left there for [`super::row`], those of a piece from a whole number of
 /// vectors on ([`room`]); it is empty where the second read computes p again.
-struct FoldPieces<'a, T: Real, P> {
-    x: &'a [T],
+pub(crate) struct FoldPieces<'a, T: Real, P> {
+    pub(crate) x: &'a [T],
     /// The elements of a piece: at most [`CHUNK`].
-    len: usize,
-    kept: &'a mut [T],
-    temperature: &'a Temperature<T>,
-    fixed: Option<Shift<T>>,
-    ahead: Ahead,
+    pub(crate) len: usize,
+    pub(crate) kept: &'a mut [T],
+    pub(crate) temperature: &'a Temperature<T>,
+    pub(crate) fixed: Option<Shift<T>>,
+    pub(crate) ahead: Ahead,
     /// One for each piece.
-    folds: &'a mut [Fold<T>],
+    pub(crate) folds: &'a mut [Fold<T>],
     /// Room for the sum of each piece.
-    sums: &'a mut [Lanes<T>],
-    precision: PhantomData<P>,
+    pub(crate) sums: &'a mut [Stored],
+    pub(crate) precision: PhantomData<P>,
 }
 
 impl<T: Real, P: Precision> Kernel for FoldPieces<'_, T, P> {
@@ -406,13 +386,18 @@ impl<T: Real, P: Precision> Kernel for FoldPieces<'_, T, P> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        // Nothing is kept for logarithms, nor read where p is computed again.
-        if P::EXACT || S::COMPACT || self.kept.is_empty() {
-            self.fold_keeping::<S, false>(token);
-        } else {
+        if keeps::<S, P, T>(self.kept) {
             self.fold_keeping::<S, true>(token);
+        } else {
+            self.fold_keeping::<S, false>(token);
         }
     }
+}
+
+/// Whether p is kept: not for logarithms, nor where it is computed again.
+#[inline(always)]
+pub(crate) fn keeps<S: Simd, P: Precision, T>(kept: &[T]) -> bool {
+    !P::EXACT && !S::COMPACT && !kept.is_empty()
 }
 
 impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
@@ -420,13 +405,16 @@ impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
     #[inline(always)]
     fn fold_keeping<S: Simd, const KEEP: bool>(self, token: S) {
         let Self { x, len, kept, temperature, fixed, ahead, folds, sums, .. } = self;
-        for (fold, x) in folds.iter_mut().zip(x.chunks(len)) {
-            *fold = Fold { extent: extent(token, x), ..Fold::empty(base(fixed)) };
+        let mut smallest = [T::NEG_INFINITY; PIECES];
+        for ((fold, x), smallest) in folds.iter_mut().zip(x.chunks(len)).zip(&mut smallest) {
+            let (max, min) = extremes::<S, T>(token, x);
+            *fold = Fold { max: halve(max.to_array(), larger), ..Fold::empty(base(fixed)) };
+            *smallest = halve(min.to_array(), |a, b| if b < a { b } else { a });
         }
         for (index, x) in x.chunks(len).enumerate() {
             let fold = &mut folds[index];
             let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
-            let max = fold.extent.max;
+            let max = fold.max;
             let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
             if infinite || (fixed.is_none() && temperature.needs_base(max)) {
                 fold.nan = any_nan(x);
@@ -441,13 +429,15 @@ impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
             };
             let exp = Exp::new(token, temperature, shift);
             fold.partial.k = shift.k;
-            let mode = fold.extent.mode(temperature, shift);
-            let sum = sum::<S, T, P, KEEP>(token, x, kept, &exp, mode, ahead.from(index * len));
-            sums[index] = lanes::<S, T>(token, sum);
+            let highest = (shift.k * std::f64::consts::LN_2).max(max.to_f64());
+            let plain = highest - smallest[index].to_f64() <= T::NARROW;
+            let sum =
+                sum::<S, T, P, KEEP>(token, x, kept, &exp, (shift.mode(temperature), plain), ahead.from(index * len));
+            real::store::<S>(wide_sum::<S, T>(token, sum), &mut sums[index]);
         }
         for (fold, sum) in folds.iter_mut().zip(sums) {
             if fold.partial.k > Partial::<T>::empty().k {
-                fold.partial.sum = halve(*sum, T::add_wide);
+                fold.partial.sum = halve(lanes_of::<T>(sum), T::add_wide);
                 fold.nan = T::double(fold.partial.sum).high.is_nan();
             }
         }
@@ -459,7 +449,10 @@ fn base<T: Real>(fixed: Option<Shift<T>>) -> T {
     fixed.map_or(T::ZERO, |shift| shift.base)
 }
 
-/// The fold of a block: at most [`BLOCK`] logits. For `kept` see [`FoldPieces`].
+/// The fold of a block: at most [`BLOCK`] logits. All have the `fixed` shift of a [`Fold::retry`], or each chunk its own.
+///
+/// Where `kept` is not empty, each logit's p is left there for [`super::row`]; it is empty where the second read computes
+/// p again.
 #[inline(always)]
 pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
     token: S,
@@ -490,7 +483,7 @@ impl<T: Real, P: Precision> Kernel for FoldBlock<'_, T, P> {
         let Self { x, kept, temperature, fixed, ahead, precision } = self;
         let mut fold = Fold::empty(base(fixed));
         let mut folds = [fold; CHUNKS];
-        let sums = &mut [Lanes::<T>::default(); CHUNKS];
+        let sums = &mut [[0.0; LANES]; CHUNKS];
         for (index, x) in x.chunks(CHUNKS * CHUNK).enumerate() {
             let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * CHUNKS * CHUNK..][..x.len()] };
             let folds = &mut folds[..x.len().div_ceil(CHUNK)];
@@ -501,39 +494,6 @@ impl<T: Real, P: Precision> Kernel for FoldBlock<'_, T, P> {
             }
         }
         fold
-    }
-}
-
-/// Rows of `len` logits to fold, at most [`PIECES`], one after another in `x`. For `kept` see [`FoldPieces`].
-pub(crate) struct FoldRows<'a, T: Real, P> {
-    pub(crate) x: &'a [T],
-    pub(crate) len: usize,
-    pub(crate) kept: &'a mut [T],
-    pub(crate) temperature: &'a Temperature<T>,
-    pub(crate) ahead: Ahead,
-    /// One for each row.
-    pub(crate) folds: &'a mut [Fold<T>],
-    /// Room for the sum of each row. (Here, because to fill it takes as long as to sum up a short row.)
-    pub(crate) sums: &'a mut [Lanes<T>; PIECES],
-    pub(crate) precision: PhantomData<P>,
-}
-
-impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) {
-        let Self { x, len, kept, temperature, ahead, folds, sums, precision } = self;
-        let short = len <= CHUNK;
-        if short {
-            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds, sums, precision });
-        }
-        for (index, (x, fold)) in x.chunks_exact(len).zip(folds).enumerate() {
-            if !short || fold.retry(temperature).is_some() {
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * room::<T>(len)..][..len] };
-                *fold = fold_row::<S, T, P>(token, x, kept, temperature, ahead.from(index * len));
-            }
-        }
     }
 }
 
@@ -573,7 +533,16 @@ impl<T: Real, P: Precision> Kernel for FoldRow<'_, T, P> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, ahead, .. } = self;
+        let Self { x, kept, temperature, ahead, precision } = self;
+        if x.len() <= CHUNK {
+            // As below, with less around it.
+            let (len, kept, fixed) = (x.len().max(1), &mut *kept, None);
+            let (mut folds, sums) = ([Fold::empty(T::ZERO)], &mut [[0.0; LANES]]);
+            token.call(FoldPieces { x, len, kept, temperature, fixed, ahead, folds: &mut folds, sums, precision });
+            if folds[0].retry(temperature).is_none() {
+                return folds[0];
+            }
+        }
         let mut fixed: Option<Shift<T>> = None;
         loop {
             let mut row = Fold::empty(base(fixed));

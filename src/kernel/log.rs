@@ -3,7 +3,9 @@
 //! With 1 + y = 2^k m and m in [0.70, 1.42), log m = 2 artanh(w), w = (m - 1) / (m + 1), an odd series in w. Where
 //! k = 0, m - 1 is y itself, whatever rounding takes from 1 + y.
 
+use super::column::LANES;
 use super::double::Double;
+use crate::simd::{Simd, Vector};
 
 /// log(1 + y) within 2^-50 of itself.
 #[inline(always)]
@@ -21,6 +23,31 @@ pub(crate) fn ln_1p(y: f64) -> f64 {
     }
     let log_m = 2.0 * w + 2.0 * w * square * series;
     k * std::f64::consts::LN_2 + log_m
+}
+
+/// [`ln_1p`] of each lane, by the same operations.
+#[inline(always)]
+pub(crate) fn ln_1p_of_lanes<S: Simd>(token: S, y: S::F64) -> S::F64 {
+    let one = S::F64::splat(token, 1.0);
+    let (mut k, mut m) = ([0.0; LANES / 2], [0.0; LANES / 2]);
+    one.add(y).store(&mut m);
+    for (k, m) in k.iter_mut().zip(&mut m) {
+        (*k, *m) = reduce(*m);
+    }
+    let (k, m) = (S::F64::load(token, &k), S::F64::load(token, &m));
+    // (k is an integer, and not below 0 where y is not.)
+    let numerator = S::F64::select(k.less(S::F64::splat(token, 0.5)), y, m.sub(one));
+    let w = numerator.div(m.add(one));
+    let square = w.mul(w);
+    let mut series = S::F64::splat(token, 1.0 / 21.0);
+    let mut n = 19.0;
+    while n >= 3.0 {
+        series = series.mul(square).add(S::F64::splat(token, 1.0 / n));
+        n -= 2.0;
+    }
+    let twice = S::F64::splat(token, 2.0).mul(w);
+    let log_m = twice.add(twice.mul(square).mul(series));
+    k.mul(S::F64::splat(token, std::f64::consts::LN_2)).add(log_m)
 }
 
 /// `(k, m)` with value = 2^k m and m in [0.70, 1.42).

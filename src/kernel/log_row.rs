@@ -15,14 +15,14 @@
 use super::ahead::Ahead;
 use super::column::{Folds, LANES, of_lane};
 use super::double::{Double, power_of_two_at_most_one};
-use super::exp::{Exp, Mode, Shift, Temperature};
+use super::exp::{Exp, Mode, Shift, Temperature, of_shifts};
 use super::fold::{CHUNK, Exact, FAR, Fold, fold};
-use super::real::Real;
+use super::real::{self, Real};
 use super::row::{Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Of a sum less the maximum's term, the part from which on enough digits are left.
-const DOMINATED: f64 = 1.0 / 65536.0;
+pub(crate) const DOMINATED: f64 = 1.0 / 65536.0;
 
 /// The exponent below which y is taken for the logarithm.
 const TINY: f64 = -900.0;
@@ -39,6 +39,9 @@ pub(crate) struct LogSum<T> {
 }
 
 impl<T: Real> LogSum<T> {
+    /// Of a row that is NaN.
+    pub(crate) const NAN: Self = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO, mode: Mode::Clamped };
+
     /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
     #[inline(always)]
     pub(crate) fn new<S: Simd>(
@@ -52,15 +55,14 @@ impl<T: Real> LogSum<T> {
 
     #[inline(always)]
     fn complete<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, rest: &dyn Fn(T) -> Fold<T>) -> Self {
-        let max = fold.extent.max;
+        let max = fold.max;
         let shift = fold.shift();
-        let mode = fold.extent.mode(temperature, shift);
-        let nan = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO, mode: Mode::Plain };
+        let mode = shift.mode(temperature);
         if fold.nan {
-            return nan;
+            return Self::NAN;
         }
         if max == T::INFINITY || max == T::NEG_INFINITY {
-            return Self { max, ..nan };
+            return Self { max, ..Self::NAN };
         }
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
         let (p, s) = exp.term::<{ Mode::General as u8 }>(T::Vector::<S>::splat(token, max));
@@ -171,9 +173,6 @@ impl<V: Vector> Map<V> for LogProbability<V> {
         } else {
             high.add(low)
         };
-        if MODE == Mode::Plain as u8 {
-            return result;
-        }
         // From -inf, and from logits whose distance overflows, two-sum makes NaN.
         V::select(high.less(self.lowest), self.infinite, result)
     }
@@ -222,6 +221,23 @@ impl<T: Real> Results<T> for LogSum<T> {
         map
     }
 
+    #[inline(always)]
+    fn each<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>, to: &mut [Self; LANES]) -> bool {
+        if S::COMPACT {
+            return false;
+        }
+        let max = folds.maxima(token);
+        let of_max = of_shifts(token, temperature, folds.shifts(token)).term::<{ Mode::General as u8 }>(max);
+        let Some(logs) = T::logs(token, folds.sums(token), of_max) else { return false };
+        let mut stored = [0.0; LANES];
+        real::store::<S>(logs, &mut stored);
+        let mode = Mode::of(temperature);
+        for (lane, to) in to.iter_mut().enumerate().take(T::LANES) {
+            *to = Self { max: folds.get(lane).max, log: Double::new(stored[lane]), base: T::ZERO, mode };
+        }
+        true
+    }
+
     const BY_LANES: bool = false;
 
     fn alike<S: Simd>(_: S, _: &Temperature<T>, _: &Folds<T>) -> Self::Map<S> {
@@ -265,7 +281,7 @@ pub(crate) fn fold_without<S: Simd, T: Real>(
             x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
             row = row.with(fold::<S, T, Exact>(token, x, &mut [], temperature, fixed, Ahead::NONE));
         }
-        let second = row.extent.max;
+        let second = row.max;
         let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;
         if fixed.is_some() || complete || second == T::NEG_INFINITY {
             return row;

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!            one read                          one number a row           a second read, from cache
-//! logits --> fold: max, min, sum of terms --> quotient: 1 / sum,   -->   map: s * (r + r p), or x - lse
+//! logits --> fold: max, sum of terms      --> quotient: 1 / sum,   -->   map: s * (r + r p), or x - lse
 //!            (exp, fold)                       or log of it (log)         (exp again, row)
 //! ```
 //!
 //! - `real`, `double`: the two compute types, and numbers of twice the precision.
 //! - `exp`: the exponential of a logit as s * (1 + p). `log`, `log_row`: logarithms
 //!   of sums, and log-probabilities.
-//! - `fold`: extremes and sums in a fixed order. `row`: rows that lie in memory one element after another. `stream`:
+//! - `fold`: maxima and sums in a fixed order; `pieces`: of many short rows at a time. `row`: rows that lie in memory one element after another. `stream`:
 //!   the same past the cache, in whole lines.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
@@ -28,6 +28,7 @@ pub(crate) mod fold;
 pub(crate) mod gradient;
 pub(crate) mod log;
 pub(crate) mod log_row;
+pub(crate) mod pieces;
 pub(crate) mod real;
 pub(crate) mod row;
 pub(crate) mod select;

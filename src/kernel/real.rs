@@ -3,7 +3,8 @@
 use super::column::LANES;
 use super::double::Double;
 use super::fold::{Precision, Rounded};
-use super::log::{ln_1p, ln_1p_double};
+use super::log::{ln_1p, ln_1p_double, ln_1p_of_lanes};
+use super::log_row::DOMINATED;
 use crate::simd::{LINE, Simd, Vector};
 
 /// float32 or float64, with all that the reduction of an exponential needs.
@@ -26,7 +27,7 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     const OFFSET: i32;
     /// The exponent's bias.
     const BIAS: i32;
-    /// Logits no further below the maximum than this give terms and quotients in the normal range.
+    /// Logits no further below the maximum than this give terms in the normal range.
     const NARROW: f64;
     /// The dtype's NaN, one bit pattern everywhere.
     const NAN: Self;
@@ -67,6 +68,8 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn wide_sum<S: Simd>(token: S, of: [Self::Vector<S>; 4]) -> Wide<S>;
     /// [`Real::add_wide`] of each lane.
     fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S>;
+    /// The sum over the lanes of each of so many [`Wide`] as there are lanes, as a halving tree ([`super::fold::halve`]).
+    fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S>;
     /// [`Real::reciprocal`] of each lane.
     fn reciprocals<S: Simd>(token: S, wide: Wide<S>) -> (Self::Vector<S>, Self::Vector<S>);
     /// The number of a lane, of a [`Wide`] that was stored.
@@ -81,6 +84,9 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn double(wide: Self::Wide) -> Double;
     /// log(1 + a / b), as precisely as results of this type need.
     fn ln_1p_of_quotient(a: Double, b: Double) -> Double;
+    /// L of [`super::log_row`] of each lane, from its sum and from the p and s of its maximum; `None` where this dtype has no
+    /// such code, or the maximum's term is so much of some sum that little is left of the others'.
+    fn logs<S: Simd>(token: S, sum: Wide<S>, of_max: (Self::Vector<S>, Self::Vector<S>)) -> Option<Wide<S>>;
     /// The reciprocal of a sum, as the sum of two values.
     fn reciprocal(wide: Self::Wide) -> (Self, Self);
     /// Whether this is NaN.
@@ -219,6 +225,26 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S> {
+        let mut totals = [S::F64::splat(token, 0.0); 2];
+        for (total, of) in totals.iter_mut().zip(of.chunks_exact(8)) {
+            let mut lanes = [*total; 8];
+            for (lanes, of) in lanes.iter_mut().zip(of) {
+                let [lower, upper] = load::<S>(token, of);
+                *lanes = lower.add(upper);
+            }
+            S::F64::transpose(token, &mut lanes);
+            for half in [4, 2, 1] {
+                for j in 0..half {
+                    lanes[j] = lanes[j].add(lanes[j + half]);
+                }
+            }
+            *total = lanes[0];
+        }
+        totals
+    }
+
+    #[inline(always)]
     fn reciprocals<S: Simd>(token: S, wide: Wide<S>) -> (S::F32, S::F32) {
         let one = S::F64::splat(token, 1.0);
         let reciprocal = [one.div(wide[0]), one.div(wide[1])];
@@ -255,6 +281,25 @@ impl Real for f32 {
     #[inline(always)]
     fn ln_1p_of_quotient(a: Double, b: Double) -> Double {
         Double::new(ln_1p(a.high / b.high))
+    }
+
+    #[inline(always)]
+    fn logs<S: Simd>(token: S, sum: Wide<S>, (p, s): (S::F32, S::F32)) -> Option<Wide<S>> {
+        let (p, s, dominated) = (token.widen(p), token.widen(s), S::F64::splat(token, DOMINATED));
+        let mut logs = sum;
+        for half in 0..2 {
+            // s (1 + p) as the sum of two, and what it leaves of the sum: as `log_row::term` and `Double::plus`.
+            let product = p[half].mul(s[half]);
+            let (top, low) = two_sum_of_ordered(s[half], product);
+            let zero = S::F64::splat(token, 0.0);
+            let (others, lost) = two_sum(sum[half], zero.sub(top));
+            let others = others.add(lost.sub(low));
+            if S::F64::any(others.less(dominated.mul(sum[half]))) {
+                return None;
+            }
+            logs[half] = ln_1p_of_lanes(token, others.div(top));
+        }
+        Some(logs)
     }
 
     #[inline(always)]
@@ -341,6 +386,23 @@ impl Real for f64 {
         two_sum_of_ordered(high, low.add(rest)).into()
     }
 
+    #[inline(always)]
+    fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S> {
+        let (mut high, mut low) = ([S::F64::splat(token, 0.0); 8], [S::F64::splat(token, 0.0); 8]);
+        for (lane, of) in of.iter().enumerate().take(8) {
+            [high[lane], low[lane]] = load::<S>(token, of);
+        }
+        S::F64::transpose(token, &mut high);
+        S::F64::transpose(token, &mut low);
+        for half in [4, 2, 1] {
+            for j in 0..half {
+                let (a, b) = ([high[j], low[j]], [high[j + half], low[j + half]]);
+                [high[j], low[j]] = Self::add_wides::<S>(a, b);
+            }
+        }
+        [high[0], low[0]]
+    }
+
     // As `Double::reciprocal`.
     #[inline(always)]
     fn reciprocals<S: Simd>(token: S, [high, low]: Wide<S>) -> (S::F64, S::F64) {
@@ -385,6 +447,11 @@ impl Real for f64 {
     #[inline(always)]
     fn ln_1p_of_quotient(a: Double, b: Double) -> Double {
         ln_1p_double(a.times_double(b.reciprocal()))
+    }
+
+    #[inline(always)]
+    fn logs<S: Simd>(_: S, _: Wide<S>, _: (S::F64, S::F64)) -> Option<Wide<S>> {
+        None
     }
 
     #[inline(always)]

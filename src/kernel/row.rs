@@ -41,16 +41,12 @@ impl<T: Real> Quotient<T> {
     /// From the complete fold of a row.
     #[inline(always)]
     pub(crate) fn new(fold: &Fold<T>, temperature: &Temperature<T>) -> Self {
-        let defined = !fold.nan && fold.extent.max > T::NEG_INFINITY && fold.extent.max < T::INFINITY;
+        let defined = !fold.nan && fold.max > T::NEG_INFINITY && fold.max < T::INFINITY;
         // Powers of two of quotients are an octave lower than those of the sum: 0 for what is nothing to the sum.
         let half = T::add_scaled(fold.partial.sum, 0.5, T::Wide::default(), 0.0);
         let reciprocal = if defined { T::reciprocal(half) } else { (T::NAN, T::NAN) };
         let shift = fold.shift();
-        Self {
-            anchor: Anchor::new(temperature, shift).lowered(),
-            mode: fold.extent.mode(temperature, shift),
-            reciprocal,
-        }
+        Self { anchor: Anchor::new(temperature, shift).lowered(), mode: shift.mode(temperature), reciprocal }
     }
 }
 
@@ -145,6 +141,9 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function for the logits of many rows, a lane each.
     fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S>;
 
+    /// What each of some rows that are alike has in common, by vectors from their folds; false where some row needs more.
+    fn each<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>, to: &mut [Self; LANES]) -> bool;
+
     /// Whether there is [`Results::alike`].
     const BY_LANES: bool;
     /// The same for rows that are alike, by vectors from their folds.
@@ -191,6 +190,22 @@ impl<T: Real> Results<T> for Quotient<T> {
         }
     }
 
+    #[inline(always)]
+    fn each<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>, to: &mut [Self; LANES]) -> bool {
+        if S::COMPACT || size_of::<T>() != size_of::<f32>() {
+            return false;
+        }
+        let lanes = Self::alike(token, temperature, folds);
+        let (anchors, mode) = (Anchors::of(&lanes.exp), Mode::of(temperature));
+        let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+        lanes.reciprocal.0.store(&mut r);
+        lanes.reciprocal.1.store(&mut rest);
+        for (lane, to) in to.iter_mut().enumerate().take(T::LANES) {
+            *to = Self { anchor: anchors.get(lane), mode, reciprocal: (r[lane], rest[lane]) };
+        }
+        true
+    }
+
     const BY_LANES: bool = true;
 
     #[inline(always)]
@@ -226,7 +241,6 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
         }
         let map = results.map(token, temperature);
         match results.mode().at::<S>() {
-            Mode::Plain => write::<S, T, _, { Mode::Plain as u8 }>(token, inputs, out, map),
             Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map),
             Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map),
         }
@@ -253,7 +267,6 @@ impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
         }
         let map = results.map(token, temperature);
         match results.mode().at::<S>() {
-            Mode::Plain => write_in_place::<S, T, _, { Mode::Plain as u8 }>(token, data, kept, map),
             Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map),
             Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map),
         }

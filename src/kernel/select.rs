@@ -15,7 +15,7 @@
 //!
 //! NaN counts as larger than everything; -0 equals 0.
 
-use super::fold::{CHUNK, Extent};
+use super::fold::CHUNK;
 use super::real::Real;
 use crate::simd::{Simd, Vector};
 
@@ -114,20 +114,20 @@ impl<T: Real> Selection<T> {
 
     /// Whether none of a chunk of logits can be among the largest.
     #[inline(always)]
-    pub(crate) fn is_beyond(&self, extent: Extent<T>, nan: bool) -> bool {
+    pub(crate) fn is_beyond(&self, max: T, nan: bool) -> bool {
         // A bar that is NaN lets nothing pass.
-        self.bar.is_some_and(|bar| bar.is_nan() || (extent.max <= bar && !nan))
+        self.bar.is_some_and(|bar| bar.is_nan() || (max <= bar && !nan))
     }
 
     /// Offers a chunk of logits, the first of which has the index `first`. Chunks come in order.
     #[inline(always)]
-    pub(crate) fn offer<S: Simd>(&mut self, token: S, x: &[T], first: usize, extent: Extent<T>, nan: bool) {
+    pub(crate) fn offer<S: Simd>(&mut self, token: S, x: &[T], first: usize, max: T, nan: bool) {
         if nan {
             self.offer_each(x, first);
             return;
         }
         if self.bar.is_none() {
-            self.bar = first_bar(token, x, self.k, extent);
+            self.bar = first_bar(token, x, self.k, max);
         }
         let Some(bar) = self.bar else {
             self.offer_each(x, first);
@@ -224,9 +224,9 @@ impl<T: Real> Selection<T> {
 
 /// A value below at least `k` logits of `x`, if one is easily found.
 #[inline(always)]
-fn first_bar<S: Simd, T: Real>(token: S, x: &[T], k: usize, extent: Extent<T>) -> Option<T> {
+fn first_bar<S: Simd, T: Real>(token: S, x: &[T], k: usize, max: T) -> Option<T> {
     if k == 1 {
-        return below(extent.max);
+        return below(max);
     }
     let lanes = T::LANES;
     if k > PARTS * lanes || x.len() < 2 * PARTS * lanes {

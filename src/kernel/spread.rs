@@ -18,7 +18,7 @@
 use super::ahead::Ahead;
 use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature};
-use super::fold::{CHUNK, Extent, Fold, Partial, extent, halve};
+use super::fold::{CHUNK, Fold, Partial, halve, larger, largest};
 use super::real::Real;
 use crate::simd::{Simd, Vector};
 
@@ -28,15 +28,15 @@ const GROUP: usize = 4;
 /// What one read of some logits of a row tells.
 #[derive(Clone, Copy)]
 pub(crate) struct Spread<T: Real> {
-    /// The extremes.
-    pub(crate) extent: Extent<T>,
+    /// The largest logit, NaN left aside; minus infinity where there is nothing else.
+    pub(crate) max: T,
     /// Whether there is a NaN.
     pub(crate) nan: bool,
     /// As [`Fold::skipped`].
     skipped: T,
     base: T,
     /// The largest logit that was counted.
-    max: T,
+    counted: T,
     /// How many equal it.
     maxima: f64,
     /// The shift of the three sums.
@@ -54,11 +54,11 @@ impl<T: Real> Spread<T> {
     #[inline(always)]
     pub(crate) fn empty() -> Self {
         Self {
-            extent: Extent::EMPTY,
+            max: T::NEG_INFINITY,
             nan: false,
             skipped: T::NEG_INFINITY,
             base: T::ZERO,
-            max: T::NEG_INFINITY,
+            counted: T::NEG_INFINITY,
             maxima: 0.0,
             k: Partial::<T>::empty().k,
             top: Double::default(),
@@ -70,18 +70,18 @@ impl<T: Real> Spread<T> {
     /// The logits of both, which had the same base.
     #[inline(always)]
     pub(crate) fn with(self, other: Self, temperature: &Temperature<T>) -> Self {
-        let (high, low) = if other.max > self.max { (other, self) } else { (self, other) };
+        let (high, low) = if other.counted > self.counted { (other, self) } else { (self, other) };
         let mut both = Self {
-            extent: self.extent.with(other.extent),
+            max: larger(self.max, other.max),
             nan: self.nan | other.nan,
-            skipped: if other.skipped > self.skipped { other.skipped } else { self.skipped },
+            skipped: larger(self.skipped, other.skipped),
             base: other.base,
             ..high
         };
         if low.maxima == 0.0 {
             return both;
         }
-        if low.max == high.max {
+        if low.counted == high.counted {
             both.maxima += low.maxima;
             both.others = high.others.plus(low.others);
             both.weighted = high.weighted.plus(low.weighted);
@@ -92,7 +92,7 @@ impl<T: Real> Spread<T> {
         if terms.high == 0.0 {
             return both;
         }
-        let distance = times(Double::sum(high.max.to_f64(), -low.max.to_f64()), temperature.scale());
+        let distance = times(Double::sum(high.counted.to_f64(), -low.counted.to_f64()), temperature.scale());
         both.others = high.others.plus(terms);
         both.weighted = high.weighted.plus(times(low.weighted, scale).plus(terms.times_double(distance)));
         both
@@ -101,13 +101,13 @@ impl<T: Real> Spread<T> {
     /// The fold of the same logits, without their sum.
     #[inline(always)]
     pub(crate) fn fold(&self) -> Fold<T> {
-        Fold { extent: self.extent, nan: self.nan, skipped: self.skipped, ..Fold::empty(self.base) }
+        Fold { max: self.max, nan: self.nan, skipped: self.skipped, ..Fold::empty(self.base) }
     }
 
     /// The entropy of a whole row, in nats.
     #[inline(always)]
     pub(crate) fn entropy(&self, temperature: &Temperature<T>) -> T {
-        let max = self.extent.max;
+        let max = self.max;
         if self.nan || max == T::INFINITY || max == T::NEG_INFINITY {
             return T::NAN;
         }
@@ -134,9 +134,8 @@ pub(crate) fn spread<S: Simd, T: Real>(
     ahead: Ahead,
 ) -> Spread<T> {
     debug_assert!(x.len() <= CHUNK);
-    let extent = extent(token, x);
-    let max = extent.max;
-    let mut part = Spread { extent, base: fixed.map_or(T::ZERO, |shift| shift.base), ..Spread::empty() };
+    let max = largest(token, x);
+    let mut part = Spread { max, base: fixed.map_or(T::ZERO, |shift| shift.base), ..Spread::empty() };
     let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
     if infinite || (fixed.is_none() && temperature.needs_base(max)) {
         part.nan = x.iter().any(|x| x.is_nan());
@@ -148,14 +147,13 @@ pub(crate) fn spread<S: Simd, T: Real>(
         None => temperature.shift(max, T::ZERO),
     };
     let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
-    let max = T::Vector::<S>::splat(token, max);
-    let sums = match extent.mode(temperature, shift).at::<S>() {
-        Mode::Plain => sums::<S, T, { Mode::Plain as u8 }>(token, x, max, &exp, ahead),
-        Mode::Clamped => sums::<S, T, { Mode::Clamped as u8 }>(token, x, max, &exp, ahead),
-        Mode::General => sums::<S, T, { Mode::General as u8 }>(token, x, max, &exp, ahead),
+    let lanes = T::Vector::<S>::splat(token, max);
+    let sums = match shift.mode(temperature).at::<S>() {
+        Mode::Clamped => sums::<S, T, { Mode::Clamped as u8 }>(token, x, lanes, &exp, ahead),
+        Mode::General => sums::<S, T, { Mode::General as u8 }>(token, x, lanes, &exp, ahead),
     };
-    let (p, s) = exp.term::<{ Mode::General as u8 }>(max);
-    part.max = extent.max;
+    let (p, s) = exp.term::<{ Mode::General as u8 }>(lanes);
+    part.counted = max;
     part.k = shift.k;
     part.top = T::double(T::wide(s.to_array().as_ref()[0], p.mul(s).to_array().as_ref()[0]));
     part.maxima = sums.maxima.to_array().as_ref().iter().map(|lane| lane.to_f64()).sum();
@@ -226,7 +224,7 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
     }
     let tail = groups.remainder();
     if !tail.is_empty() {
-        // Lanes without a logit hold minus infinity, whose term is 0 in every mode but the plain one.
+        // Lanes without a logit hold minus infinity, whose term is 0.
         let mut vectors = [T::Vector::<S>::splat(token, T::NEG_INFINITY); GROUP];
         for (vector, from) in vectors.iter_mut().zip(tail.chunks(lanes)) {
             *vector = if from.len() == lanes {
@@ -235,11 +233,7 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
                 T::Vector::<S>::load_partial(token, from, T::NEG_INFINITY)
             };
         }
-        if MODE == Mode::Plain as u8 {
-            sums.add::<{ Mode::Clamped as u8 }>(token, vectors, max, exp);
-        } else {
-            sums.add::<MODE>(token, vectors, max, exp);
-        }
+        sums.add::<MODE>(token, vectors, max, exp);
     }
     sums
 }

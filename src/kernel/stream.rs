@@ -110,7 +110,6 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         if self.row.results.is_undefined() || mode.at::<S>() == Mode::General {
             self.write_in_mode::<S, KEPT, { Mode::General as u8 }>(token);
         } else {
-            // (The instruction that this mode has more than the plain one costs less than a third copy of the code.)
             self.write_in_mode::<S, KEPT, { Mode::Clamped as u8 }>(token);
         }
     }
@@ -120,7 +119,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
     fn mode(&mut self) -> Mode {
         let begun = self.stream.written < self.elements.start;
         self.before = self.before.filter(|_| begun);
-        self.before.map_or(Mode::Plain, |row| row.results.mode()).max(self.row.results.mode())
+        self.before.map_or(Mode::Clamped, |row| row.results.mode()).max(self.row.results.mode())
     }
 
     #[inline(always)]

@@ -186,6 +186,16 @@ impl Part<'_> {
         self.store(row_offset(self.target.plan, self.target.operand, row), Grid::line(1, 0), &[value]);
     }
 
+    /// The same for rows that are one step of the plan's innermost outer loop apart.
+    pub(crate) fn write_each<C: Compute>(&mut self, first: usize, values: &mut [C]) {
+        if let [value] = values {
+            self.write_one(first, *value);
+            return;
+        }
+        values.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = C::NAN);
+        self.write_tile(Tile { first, lanes: values.len(), start: 0, len: 1, pitch: values.len() }, values);
+    }
+
     /// Writes indices to elements of a row of an int64 array, from `start` on.
     pub(crate) fn write_indices(&mut self, row: usize, start: usize, from: &[i64]) {
         assert!(self.rows.contains(&row));

@@ -79,12 +79,6 @@ impl Loss<'_> {
     fn weight(&self, class: usize) -> f64 {
         self.weight.as_ref().map_or(1.0, |weight| weight[class])
     }
-
-    fn count(&self, weight: f64) {
-        if let Ok(mut total) = self.total.lock() {
-            *total = total.plus(Double::new(weight));
-        }
-    }
 }
 
 /// -sum of q log p, where `target` gives q of a class; a q of 0 contributes nothing, whatever p is.
@@ -123,28 +117,34 @@ impl Reduction for Loss<'_> {
         check_index("label", row, label, len).map(drop)
     }
 
-    fn value<C: Compute>(&self, row: &Row<'_, C>) -> Result<f64> {
+    fn value<C: Compute>(&self, row: &Row<'_, C>, weights: &mut Double) -> Result<f64> {
         let len = row.len();
         let smoothing = self.targets.label_smoothing;
         #[allow(clippy::cast_precision_loss, reason = "a number of classes")]
         let spread = smoothing / len as f64;
         if self.targets.soft {
-            self.count(1.0);
+            *weights = weights.plus(Double::new(1.0));
             let target = |class| row.target(class) * (1.0 - smoothing) + spread;
             return Ok(expected(row, |class| self.weight(class) * target(class)));
         }
-        let label = row.label();
+        let label = row.label;
         if self.is_ignored(label) {
             return Ok(0.0);
         }
         let class = check_index("label", row.index, label, len)?;
         let weight = self.weight(class);
-        self.count(weight);
+        *weights = weights.plus(Double::new(weight));
         let hard = -row.log_probability(class) * weight;
         if smoothing == 0.0 {
             return Ok(if weight == 0.0 && !row.sum.log.high.is_nan() { 0.0 } else { hard });
         }
         let soft = expected(row, |class| self.weight(class) * spread);
         Ok((if smoothing < 1.0 { hard * (1.0 - smoothing) } else { 0.0 }) + soft)
+    }
+
+    fn count(&self, weights: Double) {
+        if let Ok(mut total) = self.total.lock() {
+            *total = total.plus(weights);
+        }
     }
 }

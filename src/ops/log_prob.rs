@@ -1,6 +1,7 @@
 //! `log_prob(x, i) = log(softmax(x)_i)`, the log-probability of one place of each row.
 
 use crate::error::Result;
+use crate::kernel::double::Double;
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::Options;
 use crate::shape::Axis;
@@ -28,8 +29,8 @@ impl Reduction for LogProb {
         check_index("index", row, label, len).map(drop)
     }
 
-    fn value<C: Compute>(&self, row: &Row<'_, C>) -> Result<f64> {
-        let place = check_index("index", row.index, row.label(), row.len())?;
+    fn value<C: Compute>(&self, row: &Row<'_, C>, _: &mut Double) -> Result<f64> {
+        let place = check_index("index", row.index, row.label, row.len())?;
         Ok(row.log_probability(place))
     }
 }

@@ -1,6 +1,7 @@
 //! `logsumexp(x) = log(sum_j exp(x_j))`
 
 use crate::error::Result;
+use crate::kernel::double::Double;
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::Options;
 use crate::shape::Axis;
@@ -16,7 +17,7 @@ struct LogSumExp;
 impl Reduction for LogSumExp {
     const EMPTY: f64 = f64::NEG_INFINITY;
 
-    fn value<C: Compute>(&self, row: &Row<'_, C>) -> Result<f64> {
+    fn value<C: Compute>(&self, row: &Row<'_, C>, _: &mut Double) -> Result<f64> {
         row.log_sum()
     }
 }

@@ -143,7 +143,7 @@ impl Digest for Top {
             fold::fold::<S, C, Rounded>(token, x, &mut [], temperature, fixed, ahead)
         };
         state.fold = state.fold.with(part);
-        if !state.selection.is_beyond(part.extent, part.nan) {
+        if !state.selection.is_beyond(part.max, part.nan) {
             token.call(Offer { x, first, part, selection: &mut state.selection });
         }
     }
@@ -212,6 +212,6 @@ impl<C: Compute> Kernel for Offer<'_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        self.selection.offer(token, self.x, self.first, self.part.extent, self.part.nan);
+        self.selection.offer(token, self.x, self.first, self.part.max, self.part.nan);
     }
 }

@@ -331,7 +331,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, data: &[T], index: usize) {
         // A prefetch never faults, whatever the address; the pointer is not dereferenced.
-        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
+        witnessed!(_mm_prefetch::<_MM_HINT_T1>(data.as_ptr().wrapping_add(index).cast()));
     }
 
     #[inline(always)]

@@ -74,7 +74,9 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 
-    /// Asks for the cache line that holds `data[index]`, which may lie past the end.
+    /// Asks for the cache line that holds `data[index]`, which may lie past the end, into the second cache.
+    ///
+    /// (The first has no room for what is far enough ahead, and reads from the second keep up with the arithmetic.)
     fn prefetch<T>(self, data: &[T], index: usize);
 
     /// Orders the streaming stores of this thread before whatever it does next.

@@ -293,6 +293,13 @@ impl Call<'_> {
         elements.clamp(*TASK.start(), *TASK.end()).div_ceil(self.plan.len).min(self.plan.rows.div_ceil(self.threads))
     }
 
+    /// At most so many rows from `first` on that end at `end` and are one step of the innermost outer loop apart.
+    fn lanes_from(&self, first: usize, end: usize, most: usize) -> usize {
+        let within = self.plan.outer.last().map_or(1, |dim| dim.len);
+        let most = if self.plan.axis.len() <= 1 { most } else { 1 };
+        most.min(end - first).min(within - first % within)
+    }
+
     fn source(&self) -> Result<Source<'_>> {
         Source::new(self.x.clone(), &self.plan, X, !self.in_place)
     }

@@ -1,17 +1,21 @@
 //! Functions that give one value for each row, from its sum and perhaps a few of its logits.
 
+use std::marker::PhantomData;
+
 use super::blocks::Blocks;
 use super::rows::Reader;
 use super::tiles::Tiles;
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::error::{Error, Result};
 use crate::kernel::ahead::Ahead;
+use crate::kernel::column::{Folds, LANES};
 use crate::kernel::double::Double;
-use crate::kernel::fold::{self, BLOCK, Exact, Fold};
+use crate::kernel::fold::{BLOCK, Exact};
 use crate::kernel::log::ln_1p_double;
 use crate::kernel::log_row::LogSum;
+use crate::kernel::pieces::FoldRows;
 use crate::kernel::{Real, Temperature};
-use crate::memory::{Compute, Cut, Part, Scratch, Source, Target, View, ViewMut, scratch};
+use crate::memory::{Compute, Cut, Part, Scratch, Source, Target, Tile, View, ViewMut, scratch};
 use crate::options::Options;
 use crate::shape::{Axis, Shape};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -21,8 +25,11 @@ pub(crate) trait Reduction: Sync {
     /// The value of a row of no elements.
     const EMPTY: f64;
 
-    /// The value of a row.
-    fn value<C: Compute>(&self, row: &Row<'_, C>) -> Result<f64>;
+    /// The value of a row; its weight joins the `weights` of the rows before.
+    fn value<C: Compute>(&self, row: &Row<'_, C>, weights: &mut Double) -> Result<f64>;
+
+    /// Takes the weights of some rows.
+    fn count(&self, _weights: Double) {}
 
     /// Refuses a label, before anything is written. [`Reduction::value`] checks it again: another thread may have
     /// changed it.
@@ -35,8 +42,11 @@ pub(crate) trait Reduction: Sync {
 pub(crate) struct Row<'a, C: Real> {
     /// The row's number.
     pub(crate) index: usize,
-    pub(crate) sum: LogSum<C>,
-    pub(crate) temperature: Temperature<C>,
+    /// The row's label, if the function has labels. (It was read once, so that nothing can change between its check and
+    /// its use.)
+    pub(crate) label: f64,
+    pub(crate) sum: &'a LogSum<C>,
+    pub(crate) temperature: &'a Temperature<C>,
     reader: Reader<'a, C>,
     level: Level,
     /// The labels or target probabilities, where the function has some.
@@ -63,15 +73,6 @@ impl<C: Compute> Row<'_, C> {
         self.reader.read(self.index, start..start + to.len(), to);
     }
 
-    /// The row's label; it is read once, so that nothing can change between its check and its use.
-    pub(crate) fn label(&self) -> f64 {
-        let mut label = [0.0f64];
-        if let Some(labels) = self.labels {
-            labels.read(self.index, 0, &mut label);
-        }
-        label[0]
-    }
-
     /// log sum exp, rounded well also where the maximum and the logarithm all but cancel.
     ///
     /// Logits that are log-probabilities already do so, and no logarithm of a rounded sum can tell by how much. The sum
@@ -81,7 +82,7 @@ impl<C: Compute> Row<'_, C> {
             // The maximum is the sum: +inf, or -inf where there is nothing else, or NaN.
             return Ok(self.sum.max.to_f64());
         }
-        let value = self.sum.value(&self.temperature);
+        let value = self.sum.value(self.temperature);
         if !value.high.is_finite() || value.high.abs() >= 0.5 * self.sum.log.high {
             return Ok(value.high);
         }
@@ -117,9 +118,8 @@ impl<C: Compute> Row<'_, C> {
 
     /// The log-probability of a place of the row.
     pub(crate) fn log_probability(&self, place: usize) -> f64 {
-        let mut x = [C::ZERO];
-        self.read(place, &mut x);
-        if x[0] == C::NEG_INFINITY {
+        let x = self.reader.one(self.index, place);
+        if x == C::NEG_INFINITY {
             // Of a row without probabilities, a place that is left out keeps its value all the same.
             let mut kept = [C::ZERO];
             if let Some(mask) = self.reader.mask {
@@ -128,7 +128,7 @@ impl<C: Compute> Row<'_, C> {
             let is_nan = self.sum.log.high.is_nan() && kept[0] == C::ZERO;
             return if is_nan { f64::NAN } else { f64::NEG_INFINITY };
         }
-        let distance = self.distance(x[0]);
+        let distance = self.distance(x);
         if distance.high == f64::INFINITY && !self.sum.log.high.is_nan() {
             return f64::NEG_INFINITY;
         }
@@ -221,13 +221,18 @@ fn run<R: Reduction, C: Compute>(
     let labels = labels.map(|labels| Source::new(labels.clone(), &call.plan, LABELS, false)).transpose()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
     if let Some(labels) = &labels {
-        let mut label = [0.0f64];
-        for row in 0..call.plan.rows {
-            labels.read(row, 0, &mut label[..call.plan.len.min(1)]);
-            reduction.check_label(row, label[0], call.plan.len)?;
+        let mut first = 0;
+        while first < call.plan.rows && call.plan.len > 0 {
+            let lanes = call.lanes_from(first, call.plan.rows, LABELS_AT_A_TIME);
+            let mut some = [0.0; LABELS_AT_A_TIME];
+            read_labels(labels, first, &mut some[..lanes]);
+            for (lane, label) in some[..lanes].iter().enumerate() {
+                reduction.check_label(first + lane, *label, call.plan.len)?;
+            }
+            first += lanes;
         }
     }
-    let finish = Finish { reader, labels: labels.as_ref(), level: call.level, reduction };
+    let finish = Finish { call, reader, labels: labels.as_ref(), reduction };
     if call.plan.len == 0 {
         let target = Target::new(out, &call.plan, OUT, true, Cut { rows: usize::MAX, elements: 1 })?;
         let mut part = target.part(0);
@@ -235,15 +240,19 @@ fn run<R: Reduction, C: Compute>(
         return Ok(());
     }
     let way = call.way::<C>();
+    let mut weights = Double::default();
     if way == Way::Blocks {
         let blocks = Blocks { call, reader, lent: mask.is_none() && source.lends::<C>() };
         let target = Target::new(out, &call.plan, OUT, true, Cut { rows: 1, elements: 1 })?;
         for row in 0..call.plan.rows {
             let temperature = temperatures.of(row);
             let fold = blocks.fold_row::<Exact>(row, &temperature, interrupt)?;
-            let mut part = target.part(row);
-            dispatch(call.level, One { finish: &finish, row, fold, temperature, part: &mut part })?;
+            let mut folds = Folds::empty();
+            folds.set(0, fold);
+            let (part, weights) = (&mut target.part(row), &mut weights);
+            dispatch(call.level, One { finish: &finish, row, folds: &folds, part, weights })?;
         }
+        reduction.count(weights);
         return Ok(());
     }
     let rows = call.rows_per_task().max(64).min(call.plan.rows);
@@ -251,40 +260,81 @@ fn run<R: Reduction, C: Compute>(
     let rows = tiles.map_or(rows, |(width, _)| rows.next_multiple_of(width));
     let target = Target::new(out, &call.plan, OUT, true, Cut { rows, elements: 1 })?;
     share(call.threads, target.parts(), interrupt, &|index| {
-        let part = target.part(index);
-        if let Some(shape) = tiles {
+        let (part, weights) = (target.part(index), Double::default());
+        let weights = if let Some(shape) = tiles {
             let tiles = Tiles::new(call, reader, shape)?;
-            dispatch(call.level, ByTile { finish: &finish, tiles, part })
+            dispatch(call.level, ByTile { finish: &finish, tiles, part, weights })?
         } else {
             let lent = mask.is_none() && source.lends::<C>();
             let scratch = scratch(if lent { 0 } else { call.plan.len.min(BLOCK) })?;
-            dispatch(call.level, ByRow { finish: &finish, lent, scratch, part })
-        }
+            let together = lent && source.is_dense::<C>() && temperatures.is_one_for_all() && call.plan.axis.len() <= 1;
+            let group = if together { (GROUP / call.plan.len).clamp(1, C::LANES) } else { 1 };
+            dispatch(call.level, ByRow { finish: &finish, lent, group, scratch, part, weights })?
+        };
+        reduction.count(weights);
+        Ok(())
     })
 }
 
-/// From the fold of a row to its value.
+/// The labels that are checked at a time.
+const LABELS_AT_A_TIME: usize = 256;
+
+/// Elements of short rows that are folded together: as many as stay in the first cache between their maximum and their
+/// sum.
+const GROUP: usize = 4096;
+
+/// The labels of rows that are one step of the plan's innermost outer loop apart.
+fn read_labels(labels: &Source<'_>, first: usize, to: &mut [f64]) {
+    match to {
+        [label] => labels.read(first, 0, std::slice::from_mut(label)),
+        _ => labels.read_tile(Tile { first, lanes: to.len(), start: 0, len: 1, pitch: to.len() }, to),
+    }
+}
+
+/// From the folds of rows to their values.
 struct Finish<'a, R, C> {
+    call: &'a Call<'a>,
     reader: Reader<'a, C>,
     labels: Option<&'a Source<'a>>,
-    level: Level,
     reduction: &'a R,
 }
 
 impl<R: Reduction, C: Compute> Finish<'_, R, C> {
+    /// The values of some rows from `first` on, whose folds are the first `lanes`.
     #[inline(always)]
-    fn row<S: Simd>(
+    fn rows<S: Simd>(
         &self,
         token: S,
-        index: usize,
-        fold: &Fold<C>,
-        temperature: Temperature<C>,
+        first: usize,
+        lanes: usize,
+        folds: &Folds<C>,
         part: &mut Part<'_>,
+        weights: &mut Double,
     ) -> Result<()> {
-        let rest = |max| self.reader.rest(token, index, &temperature, max);
-        let sum = LogSum::new(token, fold, &temperature, &rest);
-        let row = Row { index, sum, temperature, reader: self.reader, level: self.level, labels: self.labels };
-        part.write_one(index, C::from_f64(self.reduction.value(&row)?));
+        let mut sums = [LogSum::NAN; LANES];
+        self.reader.log_sums(token, first, folds, &mut sums, lanes);
+        self.values(first, &sums[..lanes], part, weights)
+    }
+
+    /// The values of some rows from `first` on, from their sums. (Not inlined, nor compiled for a level: scalars.)
+    #[inline(never)]
+    fn values(&self, first: usize, sums: &[LogSum<C>], part: &mut Part<'_>, weights: &mut Double) -> Result<()> {
+        let (mut labels, mut values) = ([0.0; LANES], [C::ZERO; LANES]);
+        let lanes = sums.len();
+        if let Some(source) = self.labels {
+            read_labels(source, first, &mut labels[..lanes]);
+        }
+        let temperature = self.reader.temperatures.of(first);
+        let one_for_all = self.reader.temperatures.is_one_for_all();
+        for (lane, value) in values.iter_mut().enumerate().take(lanes) {
+            let index = first + lane;
+            let own = if one_for_all { temperature } else { self.reader.temperatures.of(index) };
+            let (label, sum, temperature) = (labels[lane], &sums[lane], &own);
+            let (reader, level, labels) = (self.reader, self.call.level, self.labels);
+            let row = Row { index, label, sum, temperature, reader, level, labels };
+            *value = C::from_f64(self.reduction.value(&row, weights)?);
+        }
+        part.write_each(first, &mut values[..lanes]);
         Ok(())
     }
 }
@@ -293,9 +343,9 @@ impl<R: Reduction, C: Compute> Finish<'_, R, C> {
 struct One<'a, 'p, R, C: Real> {
     finish: &'a Finish<'a, R, C>,
     row: usize,
-    fold: Fold<C>,
-    temperature: Temperature<C>,
+    folds: &'a Folds<C>,
     part: &'a mut Part<'p>,
+    weights: &'a mut Double,
 }
 
 impl<R: Reduction, C: Compute> Kernel for One<'_, '_, R, C> {
@@ -303,7 +353,7 @@ impl<R: Reduction, C: Compute> Kernel for One<'_, '_, R, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Result<()> {
-        self.finish.row(token, self.row, &self.fold, self.temperature, self.part)
+        self.finish.rows(token, self.row, 1, self.folds, self.part, self.weights)
     }
 }
 
@@ -311,32 +361,38 @@ impl<R: Reduction, C: Compute> Kernel for One<'_, '_, R, C> {
 struct ByRow<'a, R, C: Compute> {
     finish: &'a Finish<'a, R, C>,
     lent: bool,
+    /// The rows that are folded together: the most, where they lie one after another and share a temperature.
+    group: usize,
     scratch: Scratch<C>,
     part: Part<'a>,
+    weights: Double,
 }
 
 impl<R: Reduction, C: Compute> Kernel for ByRow<'_, R, C> {
-    type Output = Result<()>;
+    type Output = Result<Double>;
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, token: S) -> Result<()> {
-        let reader = self.finish.reader;
-        for row in self.part.rows.clone() {
-            let temperature = reader.temperatures.of(row);
-            let fold = if self.lent {
-                fold::fold_row::<S, C, Exact>(
-                    token,
-                    reader.source.row(row, 0..reader.len),
-                    &mut [],
-                    &temperature,
-                    Ahead::ONCE,
-                )
+    fn run<S: Simd>(mut self, token: S) -> Result<Double> {
+        let (reader, len) = (self.finish.reader, self.finish.reader.len);
+        let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
+        let mut first = self.part.rows.start;
+        while first < self.part.rows.end {
+            let lanes = self.finish.call.lanes_from(first, self.part.rows.end, self.group);
+            let temperature = reader.temperatures.of(first);
+            if self.lent {
+                let x = reader.source.rows_dense(first, lanes);
+                let (temperature, folds, sums) = (&temperature, &mut folds, &mut sums);
+                let (kept, ahead, precision) = (&mut [][..], Ahead::ONCE, PhantomData::<C::Sum<Exact>>);
+                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
             } else {
-                reader.fold::<S, Exact>(token, row, &temperature, &mut self.scratch, &mut [])
-            };
-            self.finish.row(token, row, &fold, temperature, &mut self.part)?;
+                folds.alike = false;
+                let fold = reader.fold::<S, Exact>(token, first, &temperature, &mut self.scratch, &mut []);
+                folds.set(0, fold);
+            }
+            self.finish.rows(token, first, lanes, &folds, &mut self.part, &mut self.weights)?;
+            first += lanes;
         }
-        Ok(())
+        Ok(self.weights)
     }
 }
 
@@ -345,25 +401,25 @@ struct ByTile<'a, R, C: Compute> {
     finish: &'a Finish<'a, R, C>,
     tiles: Tiles<'a, C>,
     part: Part<'a>,
+    weights: Double,
 }
 
 impl<R: Reduction, C: Compute> Kernel for ByTile<'_, R, C> {
-    type Output = Result<()>;
+    type Output = Result<Double>;
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, token: S) -> Result<()> {
+    fn run<S: Simd>(mut self, token: S) -> Result<Double> {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
             let lanes = self.tiles.lanes_from(first, self.part.rows.end);
             self.tiles.fold::<S, Exact>(token, first, lanes);
-            for lane in 0..lanes {
-                let fold = self.tiles.get(lane);
-                let temperature = self.finish.reader.temperatures.of(first + lane);
-                self.finish.row(token, first + lane, &fold, temperature, &mut self.part)?;
+            for (index, start) in (0..lanes).step_by(C::LANES).enumerate() {
+                let (folds, count) = (self.tiles.folds(index), C::LANES.min(lanes - start));
+                self.finish.rows(token, first + start, count, folds, &mut self.part, &mut self.weights)?;
             }
             first += lanes;
         }
-        Ok(())
+        Ok(self.weights)
     }
 }
 

@@ -7,9 +7,12 @@ use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
+use crate::kernel::column::{Folds, LANES};
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, FoldRows, Lanes, PIECES, Precision, room};
-use crate::kernel::log_row;
+use crate::kernel::fold::room;
+use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, Precision};
+use crate::kernel::log_row::{self, LogSum};
+use crate::kernel::pieces::FoldRows;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::overlap::{FoldAndWrite, apart};
 use crate::kernel::stream::{self, Stream};
@@ -21,8 +24,8 @@ use crate::simd::{Kernel, Simd, dispatch};
 const GROUP: usize = 2200;
 
 /// The rows that are folded together: more than one only where they are short.
-fn group(len: usize) -> usize {
-    if len > GROUP / 3 { 1 } else { (GROUP / len).min(PIECES) }
+fn group<C: Compute>(len: usize) -> usize {
+    if len > GROUP / 3 { 1 } else { (GROUP / len).min(C::LANES) }
 }
 
 /// The longest row of which p is kept for the second read, where results go through the cache: with row and results it
@@ -64,7 +67,7 @@ pub(super) fn run<F: Function, C: Compute>(
             _ => Manner::Copied,
         };
         let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len };
-        let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group(len) } else { 1 };
+        let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group::<C>(len) } else { 1 };
         let overlaps =
             Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
         let keeps = match F::KEEPS {
@@ -127,6 +130,16 @@ impl<C: Compute> Reader<'_, C> {
         if !keeps && self.mask.is_none() && self.source.is_half() { CHUNK } else { BLOCK }
     }
 
+    /// One element of a row; minus infinity where the mask leaves it out.
+    pub(super) fn one(&self, row: usize, place: usize) -> C {
+        if self.mask.is_none() && self.source.lends::<C>() {
+            return self.source.row(row, place..place + 1)[0];
+        }
+        let mut x = [C::ZERO];
+        self.read(row, place..place + 1, &mut x);
+        x[0]
+    }
+
     fn exclude(&self, row: usize, start: usize, to: &mut [C]) {
         if let Some(mask) = self.mask {
             mask.exclude(row, start, to, C::NEG_INFINITY);
@@ -135,7 +148,7 @@ impl<C: Compute> Reader<'_, C> {
 
     /// Whether the row has no results because the mask keeps none of its places.
     pub(super) fn is_vacant(&self, row: usize, fold: &Fold<C>) -> bool {
-        fold.extent.max == C::NEG_INFINITY && !fold.nan && keeps_none(self.mask, row, self.len)
+        fold.max == C::NEG_INFINITY && !fold.nan && keeps_none(self.mask, row, self.len)
     }
 
     /// Puts the result for excluded places into a row that is otherwise NaN. (Elsewhere they have it already, as the
@@ -189,6 +202,19 @@ impl<C: Compute> Reader<'_, C> {
         F::row(token, fold, temperature, &|max| self.rest(token, row, temperature, max))
     }
 
+    /// The sums of some rows from `first` on, whose folds these are. (Not inlined: one for all functions.)
+    #[inline(always)]
+    pub(super) fn log_sums<S: Simd>(
+        self,
+        token: S,
+        first: usize,
+        folds: &Folds<C>,
+        sums: &mut [LogSum<C>; LANES],
+        lanes: usize,
+    ) {
+        token.call(LogSums { reader: self, first, folds, sums, lanes });
+    }
+
     /// The blocks of a row.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let len = self.len;
@@ -211,6 +237,32 @@ impl<F: Function, C: Compute> Kernel for Complete<'_, '_, F, C> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> F::Row<C> {
         self.reader.results::<F, S>(token, self.row, self.fold, self.temperature)
+    }
+}
+
+/// The arguments of [`Reader::log_sums`].
+struct LogSums<'r, 'a, C: Compute> {
+    reader: Reader<'a, C>,
+    first: usize,
+    folds: &'r Folds<C>,
+    sums: &'r mut [LogSum<C>; LANES],
+    lanes: usize,
+}
+
+impl<C: Compute> Kernel for LogSums<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { reader, first, folds, sums, lanes } = self;
+        if folds.alike && LogSum::each(token, &reader.temperatures.of(first), folds, sums) {
+            return;
+        }
+        for (lane, sum) in sums.iter_mut().enumerate().take(lanes) {
+            let (row, temperature) = (first + lane, reader.temperatures.of(first + lane));
+            let rest = |max| reader.rest(token, row, &temperature, max);
+            *sum = LogSum::new(token, &folds.get(lane), &temperature, &rest);
+        }
     }
 }
 
@@ -356,7 +408,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
 #[derive(Clone, Copy)]
 struct Group<C: Compute, R> {
     temperature: Temperature<C>,
-    results: [R; PIECES],
+    results: [R; LANES],
     /// Of the first so many.
     count: usize,
 }
@@ -399,10 +451,10 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
         let streaming = self.store == Store::Streaming;
         let mut stream = Stream::new(x, out);
-        let mut folds = [Fold::empty(C::ZERO); PIECES];
-        let mut sums = [Lanes::<C>::default(); PIECES];
+        let mut folds = Folds::empty();
+        let mut sums = [[0.0; LANES]; LANES];
         let temperature = reader.temperatures.of(rows.start);
-        let nothing = [reader.complete::<F, S>(token, rows.start, &folds[0], &temperature); PIECES];
+        let nothing = [reader.complete::<F, S>(token, rows.start, &Fold::empty(C::ZERO), &temperature); LANES];
         let [group, before] = &mut [Group { temperature, results: nothing, count: 0 }; 2];
         let (mut group, mut before) = (group, before);
         for first in rows.clone().step_by(self.group) {
@@ -412,19 +464,22 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             if !reader.temperatures.is_one_for_all() {
                 group.temperature = reader.temperatures.of(first);
             }
-            let fold = FoldRows::<C, C::Sum<F::Sum>> {
-                x: &x[start..start + elements],
-                len,
-                kept: &mut self.kept,
-                temperature: &group.temperature,
-                ahead: if streaming { Ahead::first(elements) } else { Ahead::ONCE },
-                folds: &mut folds[..group.count],
-                sums: &mut sums,
-                precision: PhantomData,
-            };
-            token.call(fold);
-            for (index, fold) in folds.iter().enumerate().take(group.count) {
-                group.results[index] = reader.results::<F, S>(token, first + index, fold, &group.temperature);
+            let (x, temperature) = (&x[start..start + elements], &group.temperature);
+            let ahead = if streaming { Ahead::first(elements) } else { Ahead::ONCE };
+            if group.count == 1 {
+                let kept = if self.kept.is_empty() { &mut [] } else { &mut self.kept[..len] };
+                let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
+                group.results[0] = reader.results::<F, S>(token, first, &fold, temperature);
+            } else {
+                let (kept, folds, sums) = (&mut *self.kept, &mut folds, &mut sums);
+                let precision = PhantomData::<C::Sum<F::Sum>>;
+                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
+                if !folds.alike || !F::Row::each(token, temperature, folds, &mut group.results) {
+                    for index in 0..group.count {
+                        let fold = folds.get(index);
+                        group.results[index] = reader.results::<F, S>(token, first + index, &fold, temperature);
+                    }
+                }
             }
             for index in 0..group.count {
                 let elements = start + index * len..start + (index + 1) * len;

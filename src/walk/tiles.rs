@@ -135,6 +135,12 @@ impl<'a, C: Compute> Tiles<'a, C> {
         self.strips[lane / C::LANES].get(lane % C::LANES)
     }
 
+    /// The folds of a strip of the present tile.
+    #[inline(always)]
+    pub(super) fn folds(&self, strip: usize) -> &Folds<C> {
+        &self.strips[strip]
+    }
+
     /// The rows of the tile that begins with `first`, of rows that end at `end`.
     pub(super) fn lanes_from(&self, first: usize, end: usize) -> usize {
         self.width.min(end - first).min(self.lanes - first % self.lanes)
@@ -389,7 +395,7 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
                 let data = &mut self.tiles.data[offset + lane..];
                 data.iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
             }
-            undefined |= fold.nan || fold.extent.max == C::INFINITY || fold.extent.max == C::NEG_INFINITY;
+            undefined |= fold.nan || fold.max == C::INFINITY || fold.max == C::NEG_INFINITY;
         }
         if undefined {
             mask.exclude_tile(tile, &mut self.tiles.data[offset..], excluded);

@@ -31,7 +31,7 @@ impl<T: Real> Kernel for Terms<'_, T> {
         let chunks = self.x.chunks_exact(T::LANES);
         assert!(chunks.remainder().is_empty());
         for ((x, p), s) in chunks.zip(self.p.chunks_exact_mut(T::LANES)).zip(self.s.chunks_exact_mut(T::LANES)) {
-            let term = exp.term::<{ Mode::Plain as u8 }>(T::Vector::<S>::load(token, x));
+            let term = exp.term::<{ Mode::Clamped as u8 }>(T::Vector::<S>::load(token, x));
             term.0.store(p);
             term.1.store(s);
         }

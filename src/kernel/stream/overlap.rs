@@ -15,7 +15,7 @@ use super::{Stream, WriteNext};
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::{Exp, Mode};
-use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, Rounded, Sum, add_terms, extent, fold_row, halve, lanes};
+use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, Rounded, Sum, add_terms, fold_row, halve, lanes, largest};
 use crate::kernel::real::Real;
 use crate::kernel::row::{Map, Results};
 use crate::simd::{Kernel, LINE, Simd, Vector};
@@ -46,7 +46,7 @@ pub(crate) fn apart<T: Real>(len: usize) -> usize {
     (len * size_of::<T>() + PAGE / 2).next_multiple_of(PAGE) / size_of::<T>() - PAGE / 2 / size_of::<T>()
 }
 
-/// Rows that need more are written and folded one after the other. (No third copy of the loop for those that need less.)
+/// Rows that need more are written and folded one after the other.
 const MODE: u8 = Mode::Clamped as u8;
 
 impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
@@ -96,8 +96,7 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         let (at, size) = (*written, T::LANES);
         let begins = chunk.start == 0;
         let (x, keep) = (&all[next.clone()][chunk.clone()], &mut keep[chunk]);
-        let extent = extent(token, x);
-        let max = extent.max;
+        let max = largest(token, x);
         if max == T::NEG_INFINITY || max == T::INFINITY || temperature.needs_base(max) {
             return None;
         }
@@ -132,6 +131,6 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
 
         let sum = halve(lanes::<S, T>(token, sum), T::add_wide);
         let nan = T::double(sum).high.is_nan();
-        Some(Fold { extent, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) })
+        Some(Fold { max, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) })
     }
 }

@@ -1,0 +1,147 @@
+//! Several short pieces of logits, folded together: rows of at most a chunk, or the chunks of a long row.
+//!
+//! What is done once for each piece (its maximum over the lanes, its shift, its sum over the lanes) takes as long as
+//! a piece of a hundred logits itself. Here it is done for all of them at a time, a lane each; only the loops over their
+//! logits are one after another. The order of every sum is `fold`'s, and so are the bits.
+
+use std::marker::PhantomData;
+
+use super::Temperature;
+use super::ahead::Ahead;
+use super::column::{Folds, LANES};
+use super::exp::{Anchors, Exp, Mode, of_maxima};
+use super::fold::{CHUNK, Fold, FoldPieces, PIECES, Precision, extremes, fold_row, keeps, room, sum_in_mode, wide_sum};
+use super::real::{self, Real, Stored};
+use crate::simd::{Kernel, Simd, Vector};
+
+/// Fewer rows than this are folded faster by [`FoldPieces`].
+const MANY: usize = 3;
+/// The same where p is kept. (These are quotients, which take less time to finish, and no less by lanes.)
+const MANY_KEPT: usize = PIECES;
+
+/// Logits in pieces that each have a shift of their own, at most as many as a vector has lanes.
+///
+/// The output is whether they are alike; where they are not (a NaN, an infinity, a base), nothing is told of any. For
+/// `kept` see [`super::fold::fold`]; what a piece keeps begins at a whole number of vectors ([`room`]).
+struct FoldByLanes<'a, T: Real, P> {
+    x: &'a [T],
+    /// The elements of a piece, at most [`CHUNK`]; the last may have fewer.
+    len: usize,
+    kept: &'a mut [T],
+    temperature: &'a Temperature<T>,
+    ahead: Ahead,
+    /// A lane for each piece.
+    folds: &'a mut Folds<T>,
+    /// Room for the sums of each piece. (To fill it takes as long as to sum up a short one.)
+    sums: &'a mut [Stored; LANES],
+    precision: PhantomData<P>,
+}
+
+impl<T: Real, P: Precision> Kernel for FoldByLanes<'_, T, P> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> bool {
+        if S::COMPACT || size_of::<T>() != size_of::<f32>() {
+            // (Not for float64 either: its code would be as large again.)
+            return false;
+        }
+        let general = Mode::of(self.temperature) == Mode::General;
+        match (keeps::<S, P, T>(self.kept), general) {
+            (false, false) => self.fold::<S, false, { Mode::Clamped as u8 }>(token),
+            (false, true) => self.fold::<S, false, { Mode::General as u8 }>(token),
+            (true, false) => self.fold::<S, true, { Mode::Clamped as u8 }>(token),
+            (true, true) => self.fold::<S, true, { Mode::General as u8 }>(token),
+        }
+    }
+}
+
+impl<T: Real, P: Precision> FoldByLanes<'_, T, P> {
+    #[inline(always)]
+    fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S) -> bool {
+        let Self { x, len, kept, temperature, ahead, folds, sums, .. } = self;
+        let pieces = x.len().div_ceil(len);
+        let mut max = [T::Vector::<S>::splat(token, T::NEG_INFINITY); LANES];
+        for (max, x) in max.iter_mut().zip(x.chunks(len)) {
+            *max = extremes::<S, T>(token, x).0;
+        }
+        // Lanes that have no piece are like the first.
+        for lane in pieces..T::LANES {
+            max[lane] = max[0];
+        }
+        let max = over_lanes::<S, T>(token, &mut max);
+        let Some((exp, k)) = of_maxima::<S, T>(token, temperature, max) else { return false };
+        let anchors = Anchors::of(&exp);
+        for (index, x) in x.chunks(len).enumerate() {
+            let exp = Exp::at(token, temperature, &anchors.get(index));
+            let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
+            let sum = sum_in_mode::<S, T, P, KEEP, MODE>(token, x, kept, &exp, ahead.from(index * len));
+            real::store::<S>(wide_sum::<S, T>(token, sum), &mut sums[index]);
+        }
+        for lane in pieces..T::LANES {
+            sums[lane] = sums[0];
+        }
+        folds.set_alike(token, max, k, T::totals(token, sums))
+    }
+}
+
+/// The maximum over the lanes of each of so many vectors as there are lanes.
+#[inline(always)]
+fn over_lanes<S: Simd, T: Real>(token: S, vectors: &mut [T::Vector<S>; LANES]) -> T::Vector<S> {
+    T::Vector::<S>::transpose(token, &mut vectors[..T::LANES]);
+    let mut half = T::LANES / 2;
+    while half > 0 {
+        for j in 0..half {
+            vectors[j] = vectors[j].max(vectors[j + half]);
+        }
+        half /= 2;
+    }
+    vectors[0]
+}
+
+/// Rows of `len` logits to fold, at most as many as a vector has lanes, one after another in `x`. For `kept` see
+/// [`FoldPieces`].
+pub(crate) struct FoldRows<'a, T: Real, P> {
+    pub(crate) x: &'a [T],
+    pub(crate) len: usize,
+    pub(crate) kept: &'a mut [T],
+    pub(crate) temperature: &'a Temperature<T>,
+    pub(crate) ahead: Ahead,
+    /// A lane for each row.
+    pub(crate) folds: &'a mut Folds<T>,
+    /// Room for the sums of each row.
+    pub(crate) sums: &'a mut [Stored; LANES],
+    pub(crate) precision: PhantomData<P>,
+}
+
+impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { x, len, kept, temperature, ahead, folds, sums, precision } = self;
+        let rows = x.len() / len;
+        if len <= CHUNK && rows >= if keeps::<S, P, T>(kept) { MANY_KEPT } else { MANY } {
+            let (kept, folds, sums) = (&mut *kept, &mut *folds, &mut *sums);
+            if token.call(FoldByLanes { x, len, kept, temperature, ahead, folds, sums, precision }) {
+                return;
+            }
+        }
+        folds.alike = false;
+        let together = len <= CHUNK && rows <= PIECES;
+        if together {
+            let (kept, some) = (&mut *kept, &mut [Fold::empty(T::ZERO); PIECES][..rows]);
+            let sums = &mut sums[..rows];
+            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds: some, sums, precision });
+            for (index, fold) in some.iter().enumerate() {
+                folds.set(index, *fold);
+            }
+        }
+        for (index, x) in x.chunks_exact(len).enumerate() {
+            if !together || folds.get(index).retry(temperature).is_some() {
+                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * room::<T>(len)..][..len] };
+                folds.set(index, fold_row::<S, T, P>(token, x, kept, temperature, ahead.from(index * len)));
+            }
+        }
+    }
+}
