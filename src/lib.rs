@@ -30,10 +30,6 @@
 //!
 //! # Features
 //! - `python`: the extension module of the Python package. It is off by default, and brings in `PyO3` and rust-numpy.
-#![cfg_attr(
-    not(feature = "python"),
-    allow(dead_code, reason = "the binding uses functions that have no Rust form yet")
-)]
 
 mod element;
 mod error;
@@ -51,9 +47,12 @@ mod yardstick;
 
 pub use element::{DType, Element, Float};
 pub use error::{Error, Result};
+pub use ops::cross_entropy::{CrossEntropy, cross_entropy};
 pub use ops::entropy::entropy;
+pub use ops::log_prob::log_prob;
 pub use ops::log_softmax::log_softmax;
 pub use ops::log_softmax_vjp::{log_softmax_vjp, log_softmax_vjp_in_place, log_softmax_vjp_into};
+pub use ops::logsumexp::logsumexp;
 pub use ops::softmax::{softmax, softmax_in_place, softmax_into};
 pub use ops::softmax_segments::{softmax_segments, softmax_segments_in_place, softmax_segments_into};
 pub use ops::softmax_vjp::{softmax_vjp, softmax_vjp_in_place, softmax_vjp_into};

@@ -9,25 +9,11 @@
 
 mod common;
 
-use common::{Double, Random, levels, ulp_f32, ulp_f64};
+use common::{Double, Random, levels, ln_1p, ulp_f32, ulp_f64};
 use fastsoftmax::ops::entropy::ULP;
 use fastsoftmax::{Axis, Error, Level, Options, entropy};
 use half::{bf16, f16};
 use ndarray::{Array1, Array2, Array3, ArrayD, Axis as Dim, ShapeBuilder, array, s};
-
-/// log(1 + y) for y >= 0.
-fn ln_1p(y: Double) -> Double {
-    if y.0 < 1e-8 {
-        let square = y * y;
-        let cube = square * y;
-        let fourth = square * square;
-        return y - square.scaled(-1) + cube.over(Double::of(3.0)) - fourth.scaled(-2);
-    }
-    let sum = y + Double::of(1.0);
-    let first = Double::of(y.0.ln_1p());
-    let error = (sum * (Double::of(0.0) - first).exp()) - Double::of(1.0);
-    first + error - (error * error).scaled(-1)
-}
 
 /// By the definition, as log S + sum e d / S, with the maximum taken off exactly.
 fn reference(x: &[f64], temperature: f64) -> Double {

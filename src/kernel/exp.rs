@@ -84,7 +84,6 @@ impl<T: Real> Temperature<T> {
     }
 
     /// 1 / T, as the sum of two.
-    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     #[inline(always)]
     pub(crate) fn inverse(&self) -> Double {
         Double::new(self.value).reciprocal()

@@ -172,7 +172,7 @@ pub(crate) fn lanes<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> Lanes
 
 /// The same, of what was stored.
 #[inline(always)]
-fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
+pub(crate) fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
     let mut lanes = [T::Wide::default(); LANES];
     for (lane, sum) in lanes.iter_mut().enumerate().take(T::LANES) {
         *sum = T::wide_of(stored, lane);

@@ -113,3 +113,34 @@ const LOGARITHMS: [(f64, f64); 25] = [
     (0.3409265869705932, 1.7467136443544747e-17),
     (0.3629054936893685, -2.1492361455310972e-17),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, Simd, Vector, ln_1p, ln_1p_of_lanes};
+    use crate::simd::{Kernel, Level, dispatch};
+
+    struct OfLanes<'a>(&'a mut [f64]);
+
+    impl Kernel for OfLanes<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, token: S) {
+            for y in self.0.chunks_exact_mut(LANES / 2) {
+                ln_1p_of_lanes(token, S::F64::load(token, y)).store(y);
+            }
+        }
+    }
+
+    #[test]
+    fn lanes_have_the_bits_of_one() {
+        let y: Vec<f64> = (0..80_000).map(|i| (f64::from(i) / 500.0 - 100.0).exp()).chain([0.0; 8]).collect();
+        for level in Level::available() {
+            let mut of_lanes = y.clone();
+            dispatch(level, OfLanes(&mut of_lanes));
+            for (y, of_lanes) in y.iter().zip(of_lanes) {
+                assert_eq!(of_lanes.to_bits(), ln_1p(*y).to_bits(), "log(1 + {y}) at {level:?}");
+            }
+        }
+    }
+}

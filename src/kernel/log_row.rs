@@ -88,7 +88,6 @@ impl<T: Real> LogSum<T> {
     }
 
     /// The logarithm of the sum, as the sum of two.
-    #[allow(dead_code, reason = "for the functions of the family that are to come")]
     #[inline(always)]
     pub(crate) fn value(&self, temperature: &Temperature<T>) -> Double {
         let max = Double::new(self.max.to_f64());
@@ -242,20 +241,6 @@ impl<T: Real> Results<T> for LogSum<T> {
 
     fn alike<S: Simd>(_: S, _: &Temperature<T>, _: &Folds<T>) -> Self::Map<S> {
         unreachable!("logarithms are computed row by row")
-    }
-}
-
-impl<T: Real> LogSum<T> {
-    /// One log-probability, with the same arithmetic as a whole row's.
-    #[allow(dead_code, reason = "for the functions of the family that are to come")]
-    #[inline(always)]
-    pub(crate) fn log_probability<S: Simd>(&self, token: S, temperature: &Temperature<T>, x: T) -> T {
-        if self.is_undefined() {
-            return T::NAN;
-        }
-        let x = T::Vector::<S>::splat(token, x);
-        let map = LogProbability::new(token, temperature, self);
-        map.apply::<{ Mode::General as u8 }, false>(x, x).to_array().as_ref()[0]
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::column::LANES;
 use super::double::Double;
-use super::fold::{Precision, Rounded};
+use super::fold::{Precision, Rounded, halve, lanes_of};
 use super::log::{ln_1p, ln_1p_double, ln_1p_of_lanes};
 use super::log_row::DOMINATED;
 use crate::simd::{LINE, Simd, Vector};
@@ -69,7 +69,14 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     /// [`Real::add_wide`] of each lane.
     fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S>;
     /// The sum over the lanes of each of so many [`Wide`] as there are lanes, as a halving tree ([`super::fold::halve`]).
-    fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S>;
+    #[inline(always)]
+    fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S> {
+        let mut totals = [0.0; LANES];
+        for (lane, of) in of.iter().enumerate().take(Self::LANES) {
+            Self::store_wide(halve(lanes_of::<Self>(of), Self::add_wide), &mut totals, lane);
+        }
+        load::<S>(token, &totals)
+    }
     /// [`Real::reciprocal`] of each lane.
     fn reciprocals<S: Simd>(token: S, wide: Wide<S>) -> (Self::Vector<S>, Self::Vector<S>);
     /// The number of a lane, of a [`Wide`] that was stored.
@@ -384,23 +391,6 @@ impl Real for f64 {
         let (low, rest) = two_sum(a[1], b[1]);
         let (high, low) = two_sum_of_ordered(high, low.add(lost));
         two_sum_of_ordered(high, low.add(rest)).into()
-    }
-
-    #[inline(always)]
-    fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S> {
-        let (mut high, mut low) = ([S::F64::splat(token, 0.0); 8], [S::F64::splat(token, 0.0); 8]);
-        for (lane, of) in of.iter().enumerate().take(8) {
-            [high[lane], low[lane]] = load::<S>(token, of);
-        }
-        S::F64::transpose(token, &mut high);
-        S::F64::transpose(token, &mut low);
-        for half in [4, 2, 1] {
-            for j in 0..half {
-                let (a, b) = ([high[j], low[j]], [high[j + half], low[j + half]]);
-                [high[j], low[j]] = Self::add_wides::<S>(a, b);
-            }
-        }
-        [high[0], low[0]]
     }
 
     // As `Double::reciprocal`.

@@ -2,11 +2,14 @@
 
 use std::sync::Mutex;
 
+use ndarray::{ArrayD, ArrayRef, Dimension};
+
+use crate::element::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::kernel::double::Double;
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::Options;
-use crate::shape::{Axis, display};
+use crate::shape::{Axis, Shape, display};
 use crate::walk::{self, Labels, Reduction, Row, check_index};
 
 /// What a call asks for beside the logits.
@@ -21,6 +24,129 @@ pub(crate) struct Targets<'a> {
     pub(crate) ignore_index: i64,
     /// The part of the target that is spread over all classes.
     pub(crate) label_smoothing: f64,
+}
+
+impl<'a> Targets<'a> {
+    /// Of labels that are class indices, or probabilities, for logits of the shape `x`.
+    pub(crate) fn new(labels: &View<'a>, x: &[usize], axes: &[bool]) -> Result<Self> {
+        let kept: Shape = x.iter().zip(axes).filter(|(_, is_axis)| !**is_axis).map(|(len, _)| *len).collect();
+        let (given, classes, all) = (display(&labels.shape), display(&kept), display(x));
+        let name = labels.dtype.name();
+        let (labels, soft) = match labels.dtype {
+            DType::Bool => {
+                return Err(Error::Type(
+                    "labels must be integers, or floats as probabilities, not bool; pass labels.astype(int) for class \
+                     indices"
+                        .to_owned(),
+                ));
+            }
+            dtype if dtype.is_float() && labels.shape.as_slice() == x => (labels.clone(), true),
+            dtype if dtype.is_float() && labels.shape == kept => {
+                return Err(Error::Type(format!(
+                    "labels of dtype {name} and shape {given} can be neither class indices, which are integers, nor \
+                     probabilities, which have the logits' shape {all}"
+                )));
+            }
+            dtype if dtype.is_float() => {
+                return Err(Error::Value(format!(
+                    "labels has shape {given}, but as probabilities ({name}) it must have the logits' shape {all}"
+                )));
+            }
+            _ if labels.shape == kept => (super::spread(labels, x, axes, "labels")?, false),
+            _ => {
+                return Err(Error::Value(format!(
+                    "labels has shape {given}, but as class indices ({name}) it must have the logits' shape without \
+                     the axis, {classes}; probabilities must be floats of shape {all}"
+                )));
+            }
+        };
+        Ok(Self { labels, soft, weight: None, ignore_index: IGNORE_INDEX, label_smoothing: 0.0 })
+    }
+}
+
+/// torch's.
+const IGNORE_INDEX: i64 = -100;
+
+/// What [`cross_entropy`] is asked for beside the labels, with torch's meanings.
+#[derive(Debug, Clone, Copy)]
+pub struct CrossEntropy<'a> {
+    weight: Option<&'a [f64]>,
+    ignore_index: i64,
+    label_smoothing: f64,
+}
+
+impl Default for CrossEntropy<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> CrossEntropy<'a> {
+    /// No weights, no smoothing; the class index -100 is ignored.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { weight: None, ignore_index: IGNORE_INDEX, label_smoothing: 0.0 }
+    }
+
+    /// A weight for each class, by which losses are multiplied.
+    #[must_use]
+    pub fn weight(self, weight: &'a [f64]) -> Self {
+        Self { weight: Some(weight), ..self }
+    }
+
+    /// The class index whose loss is 0.
+    #[must_use]
+    pub fn ignore_index(self, ignore_index: i64) -> Self {
+        Self { ignore_index, ..self }
+    }
+
+    /// The part of the target, from 0 to 1, that is spread over all classes.
+    #[must_use]
+    pub fn label_smoothing(self, label_smoothing: f64) -> Self {
+        Self { label_smoothing, ..self }
+    }
+}
+
+/// The cross-entropy, in nats, of the distributions whose logits are `x` along `axis`, relative to `labels`: one loss a
+/// row.
+///
+/// Labels that are integers are class indices, in the logits' shape without the axis; labels that are floats are
+/// probabilities, in the logits' shape. The result has the logits' shape without the axis. The logits are read once (and
+/// again where there are probabilities, or smoothing), and nothing of their size is made.
+///
+/// A row with NaN or +inf is NaN; so is a row of nothing but -inf. The loss of a class of logit -inf is infinite.
+///
+/// # Errors
+/// [`Error::Index`] for a label outside the axis that is not ignored, before anything is computed. [`Error::Type`] for
+/// labels that are neither. [`Error::Axis`] or [`Error::Value`] for an axis, a shape, weights or options that the
+/// logits do not allow.
+///
+/// # Examples
+/// ```
+/// use fastsoftmax::{CrossEntropy, Options, cross_entropy};
+/// use ndarray::array;
+///
+/// let logits = array![[0.0f32, 0.0], [20.0, 0.0], [1.0, 2.0]];
+/// let losses = cross_entropy(&logits, &array![0, 0, -100], -1, &CrossEntropy::new(), &Options::new())?;
+/// assert_eq!(losses, array![2f32.ln(), 2.061_153_6e-9, 0.0].into_dyn());
+/// # Ok::<(), fastsoftmax::Error>(())
+/// ```
+pub fn cross_entropy<T: Float + Default, L: Element, D: Dimension, E: Dimension>(
+    x: &ArrayRef<T, D>,
+    labels: &ArrayRef<L, E>,
+    axis: isize,
+    loss: &CrossEntropy<'_>,
+    options: &Options<'_>,
+) -> Result<ArrayD<T>> {
+    let axis = Axis::One(axis);
+    let weight = loss.weight.map(ndarray::ArrayView1::from);
+    let targets = Targets {
+        weight: weight.as_ref().map(|weight| View::of(weight)),
+        ignore_index: loss.ignore_index,
+        label_smoothing: loss.label_smoothing,
+        ..Targets::new(&View::of(labels), x.shape(), &axis.reduced(x.ndim())?)?
+    };
+    super::reduced(x, &axis, |out| run(&View::of(x), &targets, out, &axis, options).map(drop))
 }
 
 /// Losses of arrays of any dtype and layout into `out`, which has length 1 along the axis; returns the weight by which

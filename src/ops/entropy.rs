@@ -48,13 +48,7 @@ pub fn entropy<T: Float + Default, D: Dimension>(
     options: &Options<'_>,
 ) -> Result<ArrayD<T>> {
     let axis = axis.into();
-    let reduced = axis.reduced(x.ndim())?;
-    let mut out = ArrayD::from_elem(digest::shape(x.shape(), &reduced, 1).as_slice(), T::default());
-    run(&View::of(x), &mut ViewMut::of(&mut out), &axis, options)?;
-    for dim in (0..x.ndim()).rev().filter(|dim| reduced[*dim]) {
-        out = out.index_axis_move(ndarray::Axis(dim), 0);
-    }
-    Ok(out)
+    super::reduced(x, &axis, |out| run(&View::of(x), out, &axis, options))
 }
 
 /// [`entropy`] of arrays of any dtype and layout; `out` has length 1 along the axes.

@@ -1,12 +1,46 @@
 //! The public functions, one file each, named as in Python.
 
-pub(crate) mod cross_entropy;
+pub mod cross_entropy;
 pub mod entropy;
-pub(crate) mod log_prob;
+pub mod log_prob;
 pub mod log_softmax;
 pub mod log_softmax_vjp;
-pub(crate) mod logsumexp;
+pub mod logsumexp;
 pub mod softmax;
 pub mod softmax_segments;
 pub mod softmax_vjp;
 pub mod top_k;
+
+use ndarray::{ArrayD, ArrayRef, Dimension};
+
+use crate::element::Float;
+use crate::error::Result;
+use crate::memory::{View, ViewMut};
+use crate::shape::{Axis, Shape};
+
+/// A new array of the logits' shape without the axes. `run` fills it, with length 1 along the axes.
+fn reduced<T: Float + Default, D: Dimension>(
+    x: &ArrayRef<T, D>,
+    axis: &Axis,
+    run: impl FnOnce(&mut ViewMut<'_>) -> Result<()>,
+) -> Result<ArrayD<T>> {
+    let axes = axis.reduced(x.ndim())?;
+    let shape: Shape = x.shape().iter().zip(&axes).map(|(len, is_axis)| if *is_axis { 1 } else { *len }).collect();
+    let mut out = ArrayD::from_elem(shape.as_slice(), T::default());
+    run(&mut ViewMut::of(&mut out))?;
+    for dim in (0..x.ndim()).rev().filter(|dim| axes[*dim]) {
+        out = out.index_axis_move(ndarray::Axis(dim), 0);
+    }
+    Ok(out)
+}
+
+/// An operand that broadcasts against the logits' shape `x` without the `axes`, as seen from the logits.
+pub(crate) fn spread<'a>(operand: &View<'a>, x: &[usize], axes: &[bool], name: &str) -> Result<View<'a>> {
+    let kept: Shape = x.iter().zip(axes).filter(|(_, is_axis)| !**is_axis).map(|(len, _)| *len).collect();
+    let mut view = operand.broadcast(&kept, name)?;
+    for (axis, _) in axes.iter().enumerate().filter(|(_, is_axis)| **is_axis) {
+        view.shape.insert(axis, 1);
+        view.strides.insert(axis, 0);
+    }
+    Ok(view)
+}

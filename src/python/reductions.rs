@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use ndarray::{ArrayViewMutD, IxDyn};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use smallvec::SmallVec;
@@ -52,20 +52,6 @@ impl Reduced {
     fn view<'a>(&self, out: &'a mut Output<'_>) -> PyResult<ViewMut<'a>> {
         out.view_of_reduced(&self.shape, &self.axes)
     }
-
-    /// An operand that broadcasts against the result, as seen from the logits.
-    fn spread<'a>(&self, operand: &View<'a>, name: &str) -> Result<View<'a>> {
-        let mut view = operand.broadcast(&self.shape, name)?;
-        for (axis, _) in self.axes.iter().enumerate().filter(|(_, reduced)| **reduced) {
-            view.shape.insert(axis, 1);
-            view.strides.insert(axis, 0);
-        }
-        Ok(view)
-    }
-}
-
-fn is_integer(dtype: DType) -> bool {
-    !dtype.is_float() && dtype != DType::Bool
 }
 
 #[doc = include_str!("doc/logsumexp.rst")]
@@ -116,12 +102,8 @@ pub(super) fn log_prob<'py>(
     let axis = Axis::One(axis.0);
     let logits = logits.view("logits")?;
     let index = index.view("index")?;
-    if !is_integer(index.dtype) {
-        let given = index.dtype.name();
-        return Err(PyTypeError::new_err(format!("index must be an array of integers, not of {given}")));
-    }
     let reduced = Reduced::new(&logits, &axis, false)?;
-    let index = reduced.spread(&index, "index")?;
+    let index = ops::log_prob::spread(&index, &logits.shape, &reduced.axes)?;
     let mut out = reduced.output(py, &logits, dtype, out)?;
     let settings = Settings::new(Some(&temperature), r#where.as_ref(), threads)?;
     let mut result = reduced.view(&mut out)?;
@@ -151,9 +133,9 @@ pub(super) fn cross_entropy<'py>(
     let axis = Axis::One(axis.0);
     let logits = logits.view("logits")?;
     let reduced = Reduced::new(&logits, &axis, false)?;
-    let (labels, soft) = targets(&labels.view("labels")?, &logits, &reduced)?;
     let weight = weight.as_ref().map(|weight| weight.view("weight")).transpose()?;
-    let targets = Targets { labels, soft, weight, ignore_index, label_smoothing };
+    let targets = Targets::new(&labels.view("labels")?, &logits.shape, &reduced.axes)?;
+    let targets = Targets { weight, ignore_index, label_smoothing, ..targets };
     let settings = Settings::new(Some(&temperature), None, threads)?;
     let dtype = logits.dtype.result();
     if reduction == Summary::None {
@@ -251,38 +233,6 @@ pub(super) fn top_k<'py>(
     })?;
     let class = TOP_K.import(py, "fastsoftmax._functions", "TopK")?;
     class.call1((values.into_object(), indices.into_object()))
-}
-
-/// The labels as seen from the logits, and whether they are probabilities.
-fn targets<'a>(labels: &View<'a>, logits: &View<'_>, reduced: &Reduced) -> PyResult<(View<'a>, bool)> {
-    let (given, classes, all) = (display(&labels.shape), display(&reduced.shape), display(&logits.shape));
-    match labels.dtype {
-        DType::Bool => Err(PyTypeError::new_err(
-            "labels must be integers, or floats as probabilities, not bool; pass labels.astype(int) for class indices",
-        )),
-        dtype if dtype.is_float() => {
-            if labels.shape == logits.shape {
-                return Ok((labels.clone(), true));
-            }
-            if labels.shape == reduced.shape {
-                return Err(PyTypeError::new_err(format!(
-                    "labels of dtype {} and shape {given} can be neither class indices, which are integers, nor \
-                     probabilities, which have the logits' shape {all}",
-                    dtype.name()
-                )));
-            }
-            Err(PyValueError::new_err(format!(
-                "labels has shape {given}, but as probabilities ({}) it must have the logits' shape {all}",
-                dtype.name()
-            )))
-        }
-        _ if labels.shape == reduced.shape => Ok((reduced.spread(labels, "labels")?, false)),
-        dtype => Err(PyValueError::new_err(format!(
-            "labels has shape {given}, but as class indices ({}) it must have the logits' shape without the axis, \
-             {classes}; probabilities must be floats of shape {all}",
-            dtype.name()
-        ))),
-    }
 }
 
 /// The sum of the losses, and the weight by which a mean divides it.

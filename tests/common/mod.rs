@@ -93,6 +93,20 @@ impl Mul for Double {
     }
 }
 
+/// log(1 + y) for y >= 0.
+pub fn ln_1p(y: Double) -> Double {
+    if y.0 < 1e-8 {
+        let square = y * y;
+        let cube = square * y;
+        let fourth = square * square;
+        return y - square.scaled(-1) + cube.over(Double::of(3.0)) - fourth.scaled(-2);
+    }
+    let sum = y + Double::of(1.0);
+    let first = Double::of(y.0.ln_1p());
+    let error = (sum * (Double::of(0.0) - first).exp()) - Double::of(1.0);
+    first + error - (error * error).scaled(-1)
+}
+
 /// softmax by the definition, with the maximum taken off exactly.
 pub fn softmax(x: &[f64], temperature: f64) -> Vec<Double> {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
