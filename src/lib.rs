@@ -50,7 +50,7 @@ pub use error::{Error, Result};
 pub use ops::cross_entropy::{CrossEntropy, cross_entropy};
 pub use ops::entropy::entropy;
 pub use ops::log_prob::log_prob;
-pub use ops::log_softmax::log_softmax;
+pub use ops::log_softmax::{log_softmax, log_softmax_in_place, log_softmax_into};
 pub use ops::log_softmax_vjp::{log_softmax_vjp, log_softmax_vjp_in_place, log_softmax_vjp_into};
 pub use ops::logsumexp::logsumexp;
 pub use ops::softmax::{softmax, softmax_in_place, softmax_into};

@@ -12,7 +12,7 @@ mod common;
 use std::process::Command;
 
 use common::levels;
-use fastsoftmax::{Options, log_softmax, softmax};
+use fastsoftmax::{Options, entropy, log_softmax, logsumexp, softmax, softmax_vjp, top_k};
 
 /// What a symbol of a function that should have been inlined contains, in either of Rust's manglings.
 const OUT_OF_LINE: [&str; 2] = ["core_arch", "4simd6Vector"];
@@ -30,6 +30,10 @@ fn no_vector_operation_is_a_function_of_its_own() {
         let options = Options::new().level(level);
         assert!(softmax(&ndarray::array![1.0f32, 2.0], -1, &options).is_ok());
         assert!(log_softmax(&ndarray::array![1.0f64, 2.0], -1, &options).is_ok());
+        assert!(entropy(&ndarray::array![1.0f32, 2.0], -1, &options).is_ok());
+        assert!(logsumexp(&ndarray::array![1.0f32, 2.0], -1, &options).is_ok());
+        assert!(top_k(&ndarray::array![1.0f32, 2.0], 1, -1, false, &options).is_ok());
+        assert!(softmax_vjp(&ndarray::array![1.0f32, 2.0], &ndarray::array![1.0f32, 2.0], -1, &options).is_ok());
     }
     let program = std::env::current_exe().unwrap();
     let listed = match Command::new("nm").arg("--defined-only").arg(&program).output() {

@@ -2,7 +2,7 @@
 
 use ndarray::{Array, ArrayRef, Dimension};
 
-use crate::element::Float;
+use crate::element::{Element, Float};
 use crate::error::Result;
 use crate::kernel::fold::{Exact, Fold};
 use crate::kernel::log_row::LogSum;
@@ -41,6 +41,44 @@ pub fn log_softmax<T: Float, D: Dimension>(
     let mut out = x.to_owned();
     run(&View::of(x), &mut ViewMut::of(&mut out), &axis.into(), options)?;
     Ok(out)
+}
+
+/// [`log_softmax`] into an array of the same shape, of any float type.
+///
+/// # Errors
+/// As [`log_softmax`], and [`crate::Error::Value`] for an `out` of another shape.
+pub fn log_softmax_into<T: Element, U: Float, D: Dimension>(
+    x: &ArrayRef<T, D>,
+    out: &mut ArrayRef<U, D>,
+    axis: impl Into<Axis>,
+    options: &Options<'_>,
+) -> Result<()> {
+    run(&View::of(x), &mut ViewMut::of(out), &axis.into(), options)
+}
+
+/// [`log_softmax`] in the place of the logits.
+///
+/// # Errors
+/// As [`log_softmax`].
+///
+/// # Examples
+/// ```
+/// use fastsoftmax::{Options, log_softmax_in_place};
+/// use ndarray::array;
+///
+/// let mut x = array![20.0f32, 0.0];
+/// log_softmax_in_place(&mut x, -1, &Options::new())?;
+/// assert_eq!(x, array![-2.061_153_6e-9, -20.0]);
+/// # Ok::<(), fastsoftmax::Error>(())
+/// ```
+pub fn log_softmax_in_place<T: Float, D: Dimension>(
+    data: &mut ArrayRef<T, D>,
+    axis: impl Into<Axis>,
+    options: &Options<'_>,
+) -> Result<()> {
+    let mut out = ViewMut::of(data);
+    let x = out.array().clone();
+    run(&x, &mut out, &axis.into(), options)
 }
 
 /// [`log_softmax`] of arrays of any dtype and layout.
