@@ -202,10 +202,7 @@ impl<T: Real> Anchor<T> {
     }
 
     /// Of no logits.
-    #[inline(always)]
-    fn none() -> Self {
-        Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO, center: T::ZERO }
-    }
+    pub(crate) const NONE: Self = Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO, center: T::ZERO };
 
     /// With all s an octave lower, so that they are 0 where they were the least.
     #[inline(always)]
@@ -331,9 +328,7 @@ impl<V: Vector> Exp<V> {
         temperatures: &[Temperature<V::Scalar>],
         anchors: &Anchors<V::Scalar>,
     ) -> Self {
-        let none =
-            Anchor { magic: V::Scalar::MAGIC, least: V::Scalar::ZERO, base: V::Scalar::ZERO, center: V::Scalar::ZERO };
-        let mut exp = Self::at(token, &temperatures[0], &none);
+        let mut exp = Self::at(token, &temperatures[0], &Anchor::NONE);
         exp.magic = V::load(token, &anchors.magic);
         exp.least = V::load(token, &anchors.least);
         exp.base = V::load(token, &anchors.base);
@@ -443,7 +438,7 @@ pub(crate) fn of_shifts<S: Simd, T: Real>(token: S, temperature: &Temperature<T>
     Exp {
         magic: T::narrowed(token, magic),
         least: T::narrowed(token, least),
-        ..Exp::at(token, temperature, &Anchor::none())
+        ..Exp::at(token, temperature, &Anchor::NONE)
     }
 }
 

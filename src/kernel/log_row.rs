@@ -39,9 +39,6 @@ pub(crate) struct LogSum<T> {
 }
 
 impl<T: Real> LogSum<T> {
-    /// Of a row that is NaN.
-    pub(crate) const NAN: Self = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO, mode: Mode::Clamped };
-
     /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
     #[inline(always)]
     pub(crate) fn new<S: Simd>(
@@ -59,10 +56,10 @@ impl<T: Real> LogSum<T> {
         let shift = fold.shift();
         let mode = shift.mode(temperature);
         if fold.nan {
-            return Self::NAN;
+            return <Self as Results<T>>::NAN;
         }
         if max == T::INFINITY || max == T::NEG_INFINITY {
-            return Self { max, ..Self::NAN };
+            return Self { max, ..<Self as Results<T>>::NAN };
         }
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
         let (p, s) = exp.term::<{ Mode::General as u8 }>(T::Vector::<S>::splat(token, max));
@@ -180,6 +177,13 @@ impl<V: Vector> Map<V> for LogProbability<V> {
 impl<T: Real> Results<T> for LogSum<T> {
     type Map<S: Simd> = LogProbability<T::Vector<S>>;
     type Lanes<S: Simd> = LogProbability<T::Vector<S>>;
+
+    const NAN: Self = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO, mode: Mode::Clamped };
+
+    #[inline(always)]
+    fn of<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, rest: &dyn Fn(T) -> Fold<T>) -> Self {
+        Self::new(token, fold, temperature, rest)
+    }
 
     #[inline(always)]
     fn is_undefined(&self) -> bool {

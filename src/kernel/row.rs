@@ -132,6 +132,11 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function of logits of many rows, a lane each.
     type Lanes<S: Simd>: Map<T::Vector<S>>;
 
+    /// Of a row whose results are all NaN.
+    const NAN: Self;
+
+    /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
+    fn of<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, rest: &dyn Fn(T) -> Fold<T>) -> Self;
     /// Whether all results are NaN.
     fn is_undefined(&self) -> bool;
     /// How much of the reduction the row's logits need.
@@ -153,6 +158,13 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
 impl<T: Real> Results<T> for Quotient<T> {
     type Map<S: Simd> = Probability<T::Vector<S>>;
     type Lanes<S: Simd> = Probabilities<T::Vector<S>>;
+
+    const NAN: Self = Self { anchor: Anchor::NONE, mode: Mode::Clamped, reciprocal: (T::NAN, T::NAN) };
+
+    #[inline(always)]
+    fn of<S: Simd>(_: S, fold: &Fold<T>, temperature: &Temperature<T>, _: &dyn Fn(T) -> Fold<T>) -> Self {
+        Self::new(fold, temperature)
+    }
 
     #[inline(always)]
     fn is_undefined(&self) -> bool {

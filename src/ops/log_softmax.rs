@@ -4,13 +4,12 @@ use ndarray::{Array, ArrayRef, Dimension};
 
 use crate::element::{Element, Float};
 use crate::error::Result;
-use crate::kernel::fold::{Exact, Fold};
+use crate::kernel::Real;
+use crate::kernel::fold::Exact;
 use crate::kernel::log_row::LogSum;
-use crate::kernel::{Real, Temperature};
 use crate::memory::{View, ViewMut};
 use crate::options::Options;
 use crate::shape::Axis;
-use crate::simd::Simd;
 use crate::walk::{self, Function};
 
 /// The largest error of a result in float32 or float64, in units in the last place, also where it is near 0.
@@ -94,14 +93,4 @@ impl Function for LogSoftmax {
     const EXCLUDED: f64 = f64::NEG_INFINITY;
     type Sum = Exact;
     const KEEPS: bool = false;
-
-    #[inline(always)]
-    fn row<S: Simd, T: Real>(
-        token: S,
-        fold: &Fold<T>,
-        temperature: &Temperature<T>,
-        rest: &dyn Fn(T) -> Fold<T>,
-    ) -> LogSum<T> {
-        LogSum::new(token, fold, temperature, rest)
-    }
 }

@@ -4,13 +4,12 @@ use ndarray::{Array, ArrayRef, Dimension};
 
 use crate::element::Float;
 use crate::error::Result;
-use crate::kernel::fold::{Fold, Rounded};
+use crate::kernel::Real;
+use crate::kernel::fold::Rounded;
 use crate::kernel::row::Quotient;
-use crate::kernel::{Real, Temperature};
 use crate::memory::{View, ViewMut};
 use crate::options::Options;
 use crate::shape::Axis;
-use crate::simd::Simd;
 use crate::walk::{self, Function};
 
 /// The largest error of a result in float32 or float64, in units in the last place.
@@ -83,14 +82,4 @@ impl Function for Softmax {
     const EXCLUDED: f64 = 0.0;
     type Sum = Rounded;
     const KEEPS: bool = true;
-
-    #[inline(always)]
-    fn row<S: Simd, T: Real>(
-        _: S,
-        fold: &Fold<T>,
-        temperature: &Temperature<T>,
-        _: &dyn Fn(T) -> Fold<T>,
-    ) -> Quotient<T> {
-        Quotient::new(fold, temperature)
-    }
 }

@@ -3,7 +3,8 @@
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::rows::{Complete, Reader, WriteCopied};
+use super::reader::{Complete, Reader};
+use super::rows::WriteCopied;
 use super::{Call, Function, Interrupt, OUT, share};
 use crate::error::Result;
 use crate::kernel::Temperature;
@@ -42,7 +43,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let vacant = reader.is_vacant(row, &fold);
         let folded = dispatch(
             call.level,
-            Complete::<F, C> { fold: &fold, temperature: &temperature, reader, row, function: PhantomData },
+            Complete::<F::Row<C>, C> { fold: &fold, temperature: &temperature, reader, row, results: PhantomData },
         );
         let first = row * blocks.count();
         share(call.threads, blocks.count(), interrupt, &|block| {

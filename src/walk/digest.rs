@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::rows::Reader;
+use super::reader::Reader;
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::element::DType;
 use crate::error::{Error, Result};

@@ -2,20 +2,22 @@
 //!
 //! | rows | way |
 //! |---|---|
-//! | whose elements lie one after another | [`rows`]: lent to the kernel where they lie |
-//! | any other layout or dtype, or a mask | [`rows`]: copied to working memory first, a row or a block at a time |
+//! | whose elements lie one after another | [`rows`]: lent to the kernel where they lie, several short ones together |
+//! | any other layout or dtype, or a mask | [`rows`]: copied to working memory first, some rows or a block at a time |
 //! | an axis that is not the last; few classes | [`tiles`]: a lane is a row |
 //! | a few elements, one after another | [`small`]: no plan is made |
 //! | that end in a few values each | [`digest`]: chunk by chunk, by the same ways |
 //! | few rows, too long for one thread | [`blocks`]: all threads on one row |
 //!
-//! [`pairs`] walks two inputs in the same ways, [`segments`] rows of different lengths in one array.
+//! [`reader`] is what all of them read rows from. [`reduce`] gives one value a row, and [`pairs`] walks two inputs, in
+//! the same ways; [`segments`] walks rows of different lengths in one array.
 //!
 //! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.
 
 mod blocks;
 pub(crate) mod digest;
 pub(crate) mod pairs;
+mod reader;
 mod reduce;
 mod rows;
 pub(crate) mod segments;
@@ -29,14 +31,14 @@ use std::sync::OnceLock;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::kernel::exp::is_extreme;
-use crate::kernel::fold::{BLOCK, Fold, Precision};
+use crate::kernel::fold::{BLOCK, Precision};
 use crate::kernel::row::{Results, Store};
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Owned, Part, Source, Target, View, ViewMut, exceeds_last_cache};
 use crate::options::{self, Options, check_temperature, check_threads};
 use crate::parallel;
 use crate::shape::{self, Axis, Plan, Strides, display};
-use crate::simd::{Level, Simd};
+use crate::simd::Level;
 
 /// The operands' numbers in a [`Plan`].
 const X: usize = 0;
@@ -57,14 +59,6 @@ pub(crate) trait Function: Copy + Send + Sync {
     /// Whether the results use the p of [`crate::kernel::exp`], so that it is worth keeping. (These are quotients, and
     /// their `Sum` is that of quotients.)
     const KEEPS: bool;
-
-    /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
-    fn row<S: Simd, T: Real>(
-        token: S,
-        fold: &Fold<T>,
-        temperature: &Temperature<T>,
-        rest: &dyn Fn(T) -> Fold<T>,
-    ) -> Self::Row<T>;
 }
 
 /// Work on fewer elements than this is done before another thread has woken.
@@ -269,7 +263,7 @@ impl Call<'_> {
         let lanes = plan.outer.last().map_or(1, |dim| dim.len);
         if let (Some(stride), Some(lane_stride)) = (stride, lane_stride) {
             let across = stride != size && lane_stride < stride.unsigned_abs();
-            let few = plan.len <= tiles::FEW && lanes >= tiles::MANY;
+            let few = plan.len <= tiles::few::<C>(self.x.dtype, self.mask.is_some()) && lanes >= tiles::MANY;
             if (across || few) && lanes > 1 {
                 return Way::Tiles;
             }

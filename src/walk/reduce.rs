@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::blocks::Blocks;
-use super::rows::Reader;
+use super::reader::Reader;
 use super::tiles::Tiles;
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::error::{Error, Result};
@@ -266,9 +266,9 @@ fn run<R: Reduction, C: Compute>(
             dispatch(call.level, ByTile { finish: &finish, tiles, part, weights })?
         } else {
             let lent = mask.is_none() && source.lends::<C>();
-            let scratch = scratch(if lent { 0 } else { call.plan.len.min(BLOCK) })?;
-            let together = lent && source.is_dense::<C>() && temperatures.is_one_for_all() && call.plan.axis.len() <= 1;
+            let together = temperatures.is_one_for_all() && (!lent || source.is_dense::<C>());
             let group = if together { (GROUP / call.plan.len).clamp(1, C::LANES) } else { 1 };
+            let scratch = scratch(if lent { 0 } else { (group * call.plan.len).min(BLOCK) })?;
             dispatch(call.level, ByRow { finish: &finish, lent, group, scratch, part, weights })?
         };
         reduction.count(weights);
@@ -311,8 +311,7 @@ impl<R: Reduction, C: Compute> Finish<'_, R, C> {
         part: &mut Part<'_>,
         weights: &mut Double,
     ) -> Result<()> {
-        let mut sums = [LogSum::NAN; LANES];
-        self.reader.log_sums(token, first, folds, &mut sums, lanes);
+        let sums = self.reader.complete_each(token, first, lanes, folds);
         self.values(first, &sums[..lanes], part, weights)
     }
 
@@ -361,7 +360,8 @@ impl<R: Reduction, C: Compute> Kernel for One<'_, '_, R, C> {
 struct ByRow<'a, R, C: Compute> {
     finish: &'a Finish<'a, R, C>,
     lent: bool,
-    /// The rows that are folded together: the most, where they lie one after another and share a temperature.
+    /// The rows that are folded together: the most, where they share a temperature, and lie one after another or are
+    /// copied.
     group: usize,
     scratch: Scratch<C>,
     part: Part<'a>,
@@ -379,8 +379,15 @@ impl<R: Reduction, C: Compute> Kernel for ByRow<'_, R, C> {
         while first < self.part.rows.end {
             let lanes = self.finish.call.lanes_from(first, self.part.rows.end, self.group);
             let temperature = reader.temperatures.of(first);
-            if self.lent {
-                let x = reader.source.rows_dense(first, lanes);
+            if self.lent || self.group > 1 {
+                let x = if self.lent {
+                    reader.source.rows_dense(first, lanes)
+                } else {
+                    for (row, to) in (first..first + lanes).zip(self.scratch.chunks_exact_mut(len)) {
+                        reader.copy(token, row, 0..len, to);
+                    }
+                    &self.scratch[..lanes * len]
+                };
                 let (temperature, folds, sums) = (&temperature, &mut folds, &mut sums);
                 let (kept, ahead, precision) = (&mut [][..], Ahead::ONCE, PhantomData::<C::Sum<Exact>>);
                 token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });

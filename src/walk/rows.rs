@@ -3,20 +3,19 @@
 use std::marker::PhantomData;
 use std::ops::{Range, RangeInclusive};
 
-use super::{Call, Function, Interrupt, Temperatures, for_each_part, keeps_none};
+use super::reader::Reader;
+use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
-use crate::kernel::exp::Shift;
 use crate::kernel::fold::room;
-use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, Precision};
-use crate::kernel::log_row::{self, LogSum};
+use crate::kernel::fold::{self, BLOCK, CHUNK};
 use crate::kernel::pieces::FoldRows;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::overlap::{FoldAndWrite, apart};
 use crate::kernel::stream::{self, Stream};
-use crate::memory::{Compute, Cut, Part, Scratch, Source, ViewMut, scratch};
+use crate::memory::{Compute, Cut, Part, Scratch, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Elements of short rows that are folded before the first of them is written: what is done once for each row takes
@@ -26,6 +25,11 @@ const GROUP: usize = 2200;
 /// The rows that are folded together: more than one only where they are short.
 fn group<C: Compute>(len: usize) -> usize {
     if len > GROUP / 3 { 1 } else { (GROUP / len).min(C::LANES) }
+}
+
+/// Whether rows that are copied are folded together. (Not as float64, whose rows are not folded by lanes.)
+fn copies_together<C: Compute>() -> bool {
+    size_of::<C>() == size_of::<f32>()
 }
 
 /// The longest row of which p is kept for the second read, where results go through the cache: with row and results it
@@ -67,7 +71,9 @@ pub(super) fn run<F: Function, C: Compute>(
             _ => Manner::Copied,
         };
         let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len };
-        let group = if manner == Manner::Dense && temperatures.is_one_for_all() { group::<C>(len) } else { 1 };
+        let copied = matches!(manner, Manner::CopiedIn | Manner::Copied);
+        let together = (manner == Manner::Dense || copied && copies_together::<C>()) && temperatures.is_one_for_all();
+        let group = if together { group::<C>(len) } else { 1 };
         let overlaps =
             Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
         let keeps = match F::KEEPS {
@@ -75,8 +81,11 @@ pub(super) fn run<F: Function, C: Compute>(
             true if len <= most_kept(store) => room::<C>(len) * group,
             _ => 0,
         };
-        let copied = matches!(manner, Manner::CopiedIn | Manner::Copied);
-        let copied = if copied { len.min(reader.piece(keeps > 0)) } else { 0 };
+        let copied = match (copied, group) {
+            (false, _) => 0,
+            (true, 1) => len.min(reader.piece(keeps > 0)),
+            (true, _) => len * group,
+        };
         dispatch(
             call.level,
             Rows::<F, C> {
@@ -95,197 +104,6 @@ pub(super) fn run<F: Function, C: Compute>(
     })
 }
 
-/// What rows are read from.
-#[derive(Clone, Copy)]
-pub(super) struct Reader<'a, C> {
-    pub(super) source: &'a Source<'a>,
-    pub(super) mask: Option<&'a Source<'a>>,
-    pub(super) temperatures: &'a Temperatures<'a, C>,
-    pub(super) len: usize,
-}
-
-impl<C: Compute> Reader<'_, C> {
-    /// Copies elements of a row into working memory; places that the mask leaves out become minus infinity.
-    pub(super) fn read(&self, row: usize, elements: Range<usize>, to: &mut [C]) {
-        self.source.read(row, elements.start, to);
-        self.exclude(row, elements.start, to);
-    }
-
-    /// [`Reader::read`] for many elements.
-    #[inline(always)]
-    pub(super) fn copy<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C]) {
-        self.copy_ahead(token, row, elements, to, 2 * CHUNK);
-    }
-
-    /// [`Reader::copy`]; what lies so many elements `ahead` is asked for.
-    #[inline(always)]
-    fn copy_ahead<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C], ahead: usize) {
-        token.call(Copy { source: self.source, row, start: elements.start, to, ahead });
-        self.exclude(row, elements.start, to);
-    }
-
-    /// The elements that are copied at a time. Half precision is converted in the first cache, twice, rather than written
-    /// to the second as float32; but not where p is written there, too.
-    fn piece(&self, keeps: bool) -> usize {
-        if !keeps && self.mask.is_none() && self.source.is_half() { CHUNK } else { BLOCK }
-    }
-
-    /// One element of a row; minus infinity where the mask leaves it out.
-    pub(super) fn one(&self, row: usize, place: usize) -> C {
-        if self.mask.is_none() && self.source.lends::<C>() {
-            return self.source.row(row, place..place + 1)[0];
-        }
-        let mut x = [C::ZERO];
-        self.read(row, place..place + 1, &mut x);
-        x[0]
-    }
-
-    fn exclude(&self, row: usize, start: usize, to: &mut [C]) {
-        if let Some(mask) = self.mask {
-            mask.exclude(row, start, to, C::NEG_INFINITY);
-        }
-    }
-
-    /// Whether the row has no results because the mask keeps none of its places.
-    pub(super) fn is_vacant(&self, row: usize, fold: &Fold<C>) -> bool {
-        fold.max == C::NEG_INFINITY && !fold.nan && keeps_none(self.mask, row, self.len)
-    }
-
-    /// Puts the result for excluded places into a row that is otherwise NaN. (Elsewhere they have it already, as the
-    /// result of minus infinity.)
-    pub(super) fn exclude_of_undefined<F: Function>(&self, row: usize, start: usize, data: &mut [C], undefined: bool) {
-        if let Some(mask) = self.mask.filter(|_| undefined) {
-            mask.exclude(row, start, data, C::from_f64(F::EXCLUDED));
-        }
-    }
-
-    /// The fold of a row by way of `scratch`, which has room for a block. For `kept` see [`fold::fold`].
-    #[inline(always)]
-    pub(super) fn fold<S: Simd, P: Precision>(
-        self,
-        token: S,
-        row: usize,
-        temperature: &Temperature<C>,
-        scratch: &mut [C],
-        kept: &mut [C],
-    ) -> Fold<C> {
-        token.call(FoldCopied::<C, C::Sum<P>> { reader: self, row, temperature, scratch, kept, precision: PhantomData })
-    }
-
-    /// The fold of a row without the logits that equal `max`.
-    pub(super) fn rest<S: Simd>(&self, token: S, row: usize, temperature: &Temperature<C>, max: C) -> Fold<C> {
-        log_row::fold_without(token, self.len, temperature, max, &mut |start, to| {
-            self.copy(token, row, start..start + to.len(), to);
-        })
-    }
-
-    /// What the results of a row have in common. (Not inlined, for all but short rows that are lent.)
-    #[inline(always)]
-    pub(super) fn complete<F: Function, S: Simd>(
-        self,
-        token: S,
-        row: usize,
-        fold: &Fold<C>,
-        temperature: &Temperature<C>,
-    ) -> F::Row<C> {
-        token.call(Complete::<F, C> { reader: self, row, fold, temperature, function: PhantomData })
-    }
-
-    #[inline(always)]
-    fn results<F: Function, S: Simd>(
-        &self,
-        token: S,
-        row: usize,
-        fold: &Fold<C>,
-        temperature: &Temperature<C>,
-    ) -> F::Row<C> {
-        F::row(token, fold, temperature, &|max| self.rest(token, row, temperature, max))
-    }
-
-    /// The sums of some rows from `first` on, whose folds these are. (Not inlined: one for all functions.)
-    #[inline(always)]
-    pub(super) fn log_sums<S: Simd>(
-        self,
-        token: S,
-        first: usize,
-        folds: &Folds<C>,
-        sums: &mut [LogSum<C>; LANES],
-        lanes: usize,
-    ) {
-        token.call(LogSums { reader: self, first, folds, sums, lanes });
-    }
-
-    /// The blocks of a row.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
-        let len = self.len;
-        (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
-    }
-}
-
-/// The arguments of [`Reader::complete`].
-pub(super) struct Complete<'r, 'a, F, C: Compute> {
-    pub(super) reader: Reader<'a, C>,
-    pub(super) row: usize,
-    pub(super) fold: &'r Fold<C>,
-    pub(super) temperature: &'r Temperature<C>,
-    pub(super) function: PhantomData<F>,
-}
-
-impl<F: Function, C: Compute> Kernel for Complete<'_, '_, F, C> {
-    type Output = F::Row<C>;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) -> F::Row<C> {
-        self.reader.results::<F, S>(token, self.row, self.fold, self.temperature)
-    }
-}
-
-/// The arguments of [`Reader::log_sums`].
-struct LogSums<'r, 'a, C: Compute> {
-    reader: Reader<'a, C>,
-    first: usize,
-    folds: &'r Folds<C>,
-    sums: &'r mut [LogSum<C>; LANES],
-    lanes: usize,
-}
-
-impl<C: Compute> Kernel for LogSums<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) {
-        let Self { reader, first, folds, sums, lanes } = self;
-        if folds.alike && LogSum::each(token, &reader.temperatures.of(first), folds, sums) {
-            return;
-        }
-        for (lane, sum) in sums.iter_mut().enumerate().take(lanes) {
-            let (row, temperature) = (first + lane, reader.temperatures.of(first + lane));
-            let rest = |max| reader.rest(token, row, &temperature, max);
-            *sum = LogSum::new(token, &folds.get(lane), &temperature, &rest);
-        }
-    }
-}
-
-/// The arguments of [`Reader::copy`].
-struct Copy<'r, 'a, C> {
-    source: &'r Source<'a>,
-    row: usize,
-    start: usize,
-    to: &'r mut [C],
-    ahead: usize,
-}
-
-impl<C: Compute> Kernel for Copy<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) {
-        if !self.source.read_halves(token, self.row, self.start, self.to, self.ahead) {
-            self.source.read(self.row, self.start, self.to);
-        }
-    }
-}
-
 /// Copies elements of a row from working memory to where they belong.
 pub(super) struct WriteCopied<'r, 'a, C> {
     pub(super) part: &'r mut Part<'a>,
@@ -301,49 +119,6 @@ impl<C: Compute> Kernel for WriteCopied<'_, '_, C> {
     fn run<S: Simd>(self, token: S) {
         if !self.part.write_halves(token, self.row, self.start, self.from) {
             self.part.write(self.row, self.start, self.from);
-        }
-    }
-}
-
-/// The arguments of [`Reader::fold`].
-struct FoldCopied<'r, 'a, C: Compute, P> {
-    reader: Reader<'a, C>,
-    row: usize,
-    temperature: &'r Temperature<C>,
-    scratch: &'r mut [C],
-    kept: &'r mut [C],
-    precision: PhantomData<P>,
-}
-
-impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
-    type Output = Fold<C>;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) -> Fold<C> {
-        let Self { reader, row, temperature, scratch, kept, .. } = self;
-        let mut fixed = None;
-        loop {
-            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
-            for block in reader.blocks() {
-                // In the order of `fold_row`: chunks make blocks, and blocks make the row.
-                let mut part = Fold::empty(fold.base);
-                let step = reader.piece(!kept.is_empty());
-                for start in block.clone().step_by(step) {
-                    let piece = start..block.end.min(start + step);
-                    let data = &mut scratch[..piece.len()];
-                    let kept = if kept.is_empty() { &mut [] } else { &mut kept[piece.clone()] };
-                    reader.copy(token, row, piece, data);
-                    part = part.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, Ahead::NONE));
-                }
-                fold = fold.with(part);
-            }
-            if fixed.is_some() {
-                return fold;
-            }
-            match fold.retry(temperature) {
-                None => return fold,
-                retry => fixed = retry,
-            }
         }
     }
 }
@@ -390,6 +165,10 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
             self.overlapped(token, rows);
         } else if self.manner == Manner::Dense {
             self.lent(token, rows);
+        } else if self.group > 1 && copies_together::<C>() {
+            for first in rows.clone().step_by(self.group) {
+                self.copied_together(token, first..rows.end.min(first + self.group));
+            }
         } else {
             // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.
             for row in rows {
@@ -454,8 +233,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let mut folds = Folds::empty();
         let mut sums = [[0.0; LANES]; LANES];
         let temperature = reader.temperatures.of(rows.start);
-        let nothing = [reader.complete::<F, S>(token, rows.start, &Fold::empty(C::ZERO), &temperature); LANES];
-        let [group, before] = &mut [Group { temperature, results: nothing, count: 0 }; 2];
+        let [group, before] = &mut [Group { temperature, results: [F::Row::NAN; LANES], count: 0 }; 2];
         let (mut group, mut before) = (group, before);
         for first in rows.clone().step_by(self.group) {
             let start = (first - rows.start) * len;
@@ -469,17 +247,12 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             if group.count == 1 {
                 let kept = if self.kept.is_empty() { &mut [] } else { &mut self.kept[..len] };
                 let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
-                group.results[0] = reader.results::<F, S>(token, first, &fold, temperature);
+                group.results[0] = reader.results(token, first, &fold, temperature);
             } else {
                 let (kept, folds, sums) = (&mut *self.kept, &mut folds, &mut sums);
                 let precision = PhantomData::<C::Sum<F::Sum>>;
                 token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
-                if !folds.alike || !F::Row::each(token, temperature, folds, &mut group.results) {
-                    for index in 0..group.count {
-                        let fold = folds.get(index);
-                        group.results[index] = reader.results::<F, S>(token, first + index, &fold, temperature);
-                    }
-                }
+                group.results = reader.complete_each(token, first, group.count, folds);
             }
             for index in 0..group.count {
                 let elements = start + index * len..start + (index + 1) * len;
@@ -522,7 +295,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             } else {
                 fold::fold_row::<S, C, F::Sum>(token, &x[next], keep, &temperature, Ahead::ONCE)
             };
-            let results = reader.complete::<F, S>(token, row, &fold, &temperature);
+            let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
             before = last.replace(Folded { temperature, results });
             std::mem::swap(&mut kept, &mut keep);
         }
@@ -541,7 +314,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
         let kept = &mut self.kept[..keeps];
         let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, Ahead::ONCE);
-        let folded = self.reader.complete::<F, S>(token, row, &fold, &temperature);
+        let folded = self.reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let data = self.part.row::<C>(row, 0..self.reader.len);
         token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
     }
@@ -554,33 +327,83 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let keeps = if self.kept.is_empty() { 0 } else { reader.len };
         let fold = reader.fold::<S, F::Sum>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
         let vacant = reader.is_vacant(row, &fold);
-        let folded = reader.complete::<F, S>(token, row, &fold, &temperature);
+        let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let step = reader.piece(keeps > 0);
         for start in (0..reader.len).step_by(step) {
             let block = start..reader.len.min(start + step);
-            let data = &mut self.scratch[..block.len()];
-            if reader.len > step {
-                reader.copy_ahead(token, row, block.clone(), data, reader.len);
+            if reader.len > step && !vacant {
+                reader.copy_ahead(token, row, block.clone(), &mut self.scratch[..block.len()], reader.len);
             }
-            if vacant {
-                data.fill(C::from_f64(F::EXCLUDED));
-            } else {
-                let kept = if keeps == 0 { &[] } else { &self.kept[block.clone()] };
-                if self.manner == Manner::CopiedIn && !folded.is_undefined() {
-                    let out = self.part.row::<C>(row, block.clone());
-                    let (temperature, results) = (&temperature, &folded);
-                    // Rows share lines, and to write one in two parts takes as long as to write a short row.
-                    if self.store == Store::Streaming && reader.len > KEPT_OF_STREAMED {
-                        stream::write(token, data, out, &[], stream::Row { temperature, results }, Ahead::NONE);
-                    } else {
-                        token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });
-                    }
-                    continue;
-                }
-                token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
-                reader.exclude_of_undefined::<F>(row, block.start, data, folded.is_undefined());
-            }
-            token.call(WriteCopied { part: &mut self.part, row, start: block.start, from: data });
+            let kept = if keeps == 0 { 0..0 } else { block.clone() };
+            self.write_copied(token, Copied { row, block, at: 0, kept, vacant, temperature: &temperature }, &results);
         }
     }
+
+    /// Short rows by way of working memory, folded together.
+    #[inline(always)]
+    fn copied_together<S: Simd>(&mut self, token: S, rows: Range<usize>) {
+        let (reader, len) = (self.reader, self.reader.len);
+        let temperature = &reader.temperatures.of(rows.start);
+        for (row, to) in rows.clone().zip(self.scratch.chunks_exact_mut(len)) {
+            reader.copy(token, row, 0..len, to);
+        }
+        let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
+        let x = &self.scratch[..rows.len() * len];
+        token.call(FoldRows {
+            x,
+            len,
+            kept: &mut self.kept,
+            temperature,
+            ahead: Ahead::NONE,
+            folds: &mut folds,
+            sums: &mut sums,
+            precision: PhantomData::<C::Sum<F::Sum>>,
+        });
+        let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), &folds);
+        for (index, row) in rows.enumerate() {
+            let fold = folds.get(index);
+            let kept = if self.kept.is_empty() { 0..0 } else { index * room::<C>(len)..index * room::<C>(len) + len };
+            let vacant = reader.is_vacant(row, &fold);
+            let copied = Copied { row, block: 0..len, at: index * len, kept, vacant, temperature };
+            self.write_copied(token, copied, &results[index]);
+        }
+    }
+
+    /// The results of a block of a row whose logits are in working memory.
+    #[inline(always)]
+    fn write_copied<S: Simd>(&mut self, token: S, copied: Copied<'_, C>, results: &F::Row<C>) {
+        let Copied { row, block, at, kept, vacant, temperature } = copied;
+        let data = &mut self.scratch[at..at + block.len()];
+        let kept = &self.kept[kept];
+        if vacant {
+            data.fill(C::from_f64(F::EXCLUDED));
+        } else if self.manner == Manner::CopiedIn && !results.is_undefined() {
+            let out = self.part.row::<C>(row, block);
+            // Rows share lines, and to write one in two parts takes as long as to write a short row.
+            if self.store == Store::Streaming && self.reader.len > KEPT_OF_STREAMED {
+                stream::write(token, data, out, &[], stream::Row { temperature, results }, Ahead::NONE);
+            } else {
+                token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });
+            }
+            return;
+        } else {
+            token.call(row::WriteInPlace { data, kept, temperature, results });
+            self.reader.exclude_of_undefined::<F>(row, block.start, data, results.is_undefined());
+        }
+        token.call(WriteCopied { part: &mut self.part, row, start: block.start, from: data });
+    }
+}
+
+/// A block of a row in working memory.
+struct Copied<'r, C> {
+    row: usize,
+    /// Its elements of the row.
+    block: Range<usize>,
+    /// Where it begins in working memory.
+    at: usize,
+    /// Where what the fold kept of it is, or nothing.
+    kept: Range<usize>,
+    /// Whether the mask keeps no place of the row.
+    vacant: bool,
+    temperature: &'r Temperature<C>,
 }

@@ -15,7 +15,7 @@ use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::log_row;
-use crate::kernel::row::{self, Inputs, Store};
+use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream;
 use crate::memory::{Compute, Part, Scratch, Source, Target, View, ViewMut, reserve, scratch};
 use crate::options::{self, Options};
@@ -381,6 +381,6 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
                 self.source.read(0, elements.start + start, to);
             })
         };
-        F::row(token, fold, temperature, &rest)
+        F::Row::of(token, fold, temperature, &rest)
     }
 }

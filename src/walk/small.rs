@@ -7,7 +7,7 @@ use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::is_extreme;
 use crate::kernel::fold;
 use crate::kernel::log_row;
-use crate::kernel::row::{self, Inputs};
+use crate::kernel::row::{self, Inputs, Results};
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::{self, Options, check_temperature, check_threads};
 use crate::shape::Axis;
@@ -81,7 +81,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
                     to.copy_from_slice(&x[start..start + to.len()]);
                 })
             };
-            let results = F::row(token, &fold, &temperature, &rest);
+            let results = F::Row::of(token, &fold, &temperature, &rest);
             let inputs = Inputs { x, kept: &[] };
             token.call(row::Write { inputs, out, temperature: &temperature, results: &results });
         }

@@ -82,6 +82,48 @@ fn rows_of_float64() {
     check::<f64>(|value| value);
 }
 
+/// Rows together, where they lie or by way of working memory, and each by itself.
+fn check_alone<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) {
+    for (rows, len) in [(70, 5), (70, 20), (70, 33), (64, 64), (50, 100), (40, 300), (9, 700)] {
+        let wide = logits(rows, 2 * len).mapv(&of);
+        let spaced = wide.slice(ndarray::s![.., ..;2]);
+        let dense = spaced.as_standard_layout().into_owned();
+        let mask = Array2::from_shape_fn((rows, len), |(row, place)| row != 3 && (row * 5 + place * 3) % 7 > 1);
+        for level in Level::available() {
+            for run in [softmax::run, log_softmax::run] {
+                let call = |x: &View<'_>, shape, options: &Options<'_>| {
+                    let mut out = Array2::<T>::default(shape);
+                    run(x, &mut ViewMut::of(&mut out), &Axis::One(-1), &options.clone().level(level)).unwrap();
+                    out
+                };
+                let plain = Options::new();
+                let masked = Options::new().keep(&mask);
+                let together = call(&View::of(&dense), (rows, len), &plain);
+                let apart = call(&View::of(&spaced), (rows, len), &plain);
+                let kept = call(&View::of(&spaced), (rows, len), &masked);
+                for row in 0..rows {
+                    let name = format!("{} row {row} of {rows} x {len}", level.name());
+                    let one = ndarray::s![row..=row, ..];
+                    let (x, mask) = (dense.slice(one), mask.slice(one));
+                    let alone = call(&View::of(&x), (1, len), &plain);
+                    assert!(bits(together.slice(one).iter().copied()) == bits(alone.iter().copied()), "{name}");
+                    assert!(bits(apart.slice(one).iter().copied()) == bits(alone), "{name}, not adjacent");
+                    let alone = call(&View::of(&x), (1, len), &Options::new().keep(&mask));
+                    assert!(bits(kept.slice(one).iter().copied()) == bits(alone), "{name}, masked");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+fn rows_together_and_alone() {
+    check_alone::<f32>(|value| value as f32);
+    check_alone::<f64>(|value| value);
+    check_alone::<half::f16>(half::f16::from_f64);
+}
+
 #[test]
 #[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
 fn segments() {

@@ -2,8 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::rows::Reader;
+use super::reader::Reader;
 use super::{Call, Function, Interrupt, for_each_part};
+use crate::element::DType;
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Strip, Strips, WriteRows};
@@ -13,8 +14,15 @@ use crate::kernel::row::{Results, Store, copy_some, copy_streaming};
 use crate::memory::{Compute, Cut, Lines, LinesMut, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, LINE, Simd, dispatch};
 
-/// Up to so many classes, rows are lanes even where their elements lie one after another.
-pub(super) const FEW: usize = 64;
+/// Up to so many classes, rows are lanes even where their elements lie one after another: where their own way takes
+/// longer. That of float64 does not fold rows by lanes, and half precision is converted element by element in tiles.
+pub(super) fn few<C: Compute>(dtype: DType, is_masked: bool) -> usize {
+    match dtype {
+        DType::F16 | DType::BF16 => 16,
+        _ if is_masked || size_of::<C>() == size_of::<f64>() => 40,
+        _ => 28,
+    }
+}
 /// From so many rows on.
 pub(super) const MANY: usize = 8;
 
@@ -321,8 +329,9 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
         let mut results = Vec::new();
         if !alike {
             for index in 0..count {
-                let within = C::LANES.min(lanes - index * C::LANES);
-                results.push(self.results(token, first, index, within));
+                let (lane, folds) = (index * C::LANES, self.tiles.folds(index));
+                let count = C::LANES.min(lanes - lane);
+                results.push(self.tiles.reader.complete_each::<F::Row<C>, S>(token, first + lane, count, folds));
             }
         }
         for start in (0..len).step_by(step) {
@@ -367,20 +376,6 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
         if done < rows {
             self.part.write_tile(tile.after(done), &data[done..]);
         }
-    }
-
-    /// What the results of the lanes of a strip have in common.
-    #[inline(always)]
-    fn results<S: Simd>(&self, token: S, first: usize, strip: usize, within: usize) -> [F::Row<C>; LANES] {
-        let (reader, folds) = (self.tiles.reader, &self.tiles.strips[strip]);
-        let row = first + strip * C::LANES;
-        let temperatures = self.tiles.temperatures(strip);
-        let mut results = [reader.complete::<F, S>(token, row, &folds.get(0), &temperatures[0]); LANES];
-        for (lane, results) in results.iter_mut().enumerate().take(within).skip(1) {
-            let temperature = column::of_lane(temperatures, lane);
-            *results = reader.complete::<F, S>(token, row + lane, &folds.get(lane), temperature);
-        }
-        results
     }
 
     /// Puts the result for excluded places into lanes of which the mask keeps none, and into lanes that are

@@ -1,0 +1,251 @@
+//! What rows are read from, and what is known of a row once it is folded.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::{Function, Temperatures, keeps_none};
+use crate::kernel::Temperature;
+use crate::kernel::ahead::Ahead;
+use crate::kernel::column::{Folds, LANES};
+use crate::kernel::exp::Shift;
+use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, Precision};
+use crate::kernel::log_row;
+use crate::kernel::row::Results;
+use crate::memory::{Compute, Source};
+use crate::simd::{Kernel, Simd};
+
+/// What rows are read from.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a, C> {
+    pub(super) source: &'a Source<'a>,
+    pub(super) mask: Option<&'a Source<'a>>,
+    pub(super) temperatures: &'a Temperatures<'a, C>,
+    pub(super) len: usize,
+}
+
+impl<C: Compute> Reader<'_, C> {
+    /// Copies elements of a row into working memory; places that the mask leaves out become minus infinity.
+    pub(super) fn read(&self, row: usize, elements: Range<usize>, to: &mut [C]) {
+        self.source.read(row, elements.start, to);
+        self.exclude(row, elements.start, to);
+    }
+
+    /// [`Reader::read`] for many elements.
+    #[inline(always)]
+    pub(super) fn copy<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C]) {
+        self.copy_ahead(token, row, elements, to, 2 * CHUNK);
+    }
+
+    /// [`Reader::copy`]; what lies so many elements `ahead` is asked for.
+    #[inline(always)]
+    pub(super) fn copy_ahead<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C], ahead: usize) {
+        token.call(Copy { source: self.source, row, start: elements.start, to, ahead });
+        self.exclude(row, elements.start, to);
+    }
+
+    /// The elements that are copied at a time. Half precision is converted in the first cache, twice, rather than written
+    /// to the second as float32; but not where p is written there, too.
+    pub(super) fn piece(&self, keeps: bool) -> usize {
+        if !keeps && self.mask.is_none() && self.source.is_half() { CHUNK } else { BLOCK }
+    }
+
+    /// One element of a row; minus infinity where the mask leaves it out.
+    pub(super) fn one(&self, row: usize, place: usize) -> C {
+        if self.mask.is_none() && self.source.lends::<C>() {
+            return self.source.row(row, place..place + 1)[0];
+        }
+        let mut x = [C::ZERO];
+        self.read(row, place..place + 1, &mut x);
+        x[0]
+    }
+
+    fn exclude(&self, row: usize, start: usize, to: &mut [C]) {
+        if let Some(mask) = self.mask {
+            mask.exclude(row, start, to, C::NEG_INFINITY);
+        }
+    }
+
+    /// Whether the row has no results because the mask keeps none of its places.
+    pub(super) fn is_vacant(&self, row: usize, fold: &Fold<C>) -> bool {
+        fold.max == C::NEG_INFINITY && !fold.nan && keeps_none(self.mask, row, self.len)
+    }
+
+    /// Puts the result for excluded places into a row that is otherwise NaN. (Elsewhere they have it already, as the
+    /// result of minus infinity.)
+    pub(super) fn exclude_of_undefined<F: Function>(&self, row: usize, start: usize, data: &mut [C], undefined: bool) {
+        if let Some(mask) = self.mask.filter(|_| undefined) {
+            mask.exclude(row, start, data, C::from_f64(F::EXCLUDED));
+        }
+    }
+
+    /// The fold of a row by way of `scratch`, which has room for a block. For `kept` see [`fold::fold`].
+    #[inline(always)]
+    pub(super) fn fold<S: Simd, P: Precision>(
+        self,
+        token: S,
+        row: usize,
+        temperature: &Temperature<C>,
+        scratch: &mut [C],
+        kept: &mut [C],
+    ) -> Fold<C> {
+        token.call(FoldCopied::<C, C::Sum<P>> { reader: self, row, temperature, scratch, kept, precision: PhantomData })
+    }
+
+    /// The fold of a row without the logits that equal `max`.
+    pub(super) fn rest<S: Simd>(&self, token: S, row: usize, temperature: &Temperature<C>, max: C) -> Fold<C> {
+        log_row::fold_without(token, self.len, temperature, max, &mut |start, to| {
+            self.copy(token, row, start..start + to.len(), to);
+        })
+    }
+
+    /// What the results of a row have in common. (Not inlined, for all but short rows that are lent.)
+    #[inline(always)]
+    pub(super) fn complete<R: Results<C>, S: Simd>(
+        self,
+        token: S,
+        row: usize,
+        fold: &Fold<C>,
+        temperature: &Temperature<C>,
+    ) -> R {
+        token.call(Complete::<R, C> { reader: self, row, fold, temperature, results: PhantomData })
+    }
+
+    #[inline(always)]
+    pub(super) fn results<R: Results<C>, S: Simd>(
+        &self,
+        token: S,
+        row: usize,
+        fold: &Fold<C>,
+        temperature: &Temperature<C>,
+    ) -> R {
+        R::of(token, fold, temperature, &|max| self.rest(token, row, temperature, max))
+    }
+
+    /// [`Reader::complete`] for each of `count` rows from `first` on, whose folds are lanes.
+    #[inline(always)]
+    pub(super) fn complete_each<R: Results<C>, S: Simd>(
+        self,
+        token: S,
+        first: usize,
+        count: usize,
+        folds: &Folds<C>,
+    ) -> [R; LANES] {
+        token.call(CompleteEach::<R, C> { reader: self, first, count, folds, results: PhantomData })
+    }
+
+    /// The blocks of a row.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let len = self.len;
+        (0..len).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(len))
+    }
+}
+
+/// The arguments of [`Reader::complete`].
+pub(super) struct Complete<'r, 'a, R, C: Compute> {
+    pub(super) reader: Reader<'a, C>,
+    pub(super) row: usize,
+    pub(super) fold: &'r Fold<C>,
+    pub(super) temperature: &'r Temperature<C>,
+    pub(super) results: PhantomData<R>,
+}
+
+impl<R: Results<C>, C: Compute> Kernel for Complete<'_, '_, R, C> {
+    type Output = R;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> R {
+        self.reader.results(token, self.row, self.fold, self.temperature)
+    }
+}
+
+/// The arguments of [`Reader::complete_each`].
+struct CompleteEach<'r, 'a, R, C: Compute> {
+    reader: Reader<'a, C>,
+    first: usize,
+    count: usize,
+    folds: &'r Folds<C>,
+    results: PhantomData<R>,
+}
+
+impl<R: Results<C>, C: Compute> Kernel for CompleteEach<'_, '_, R, C> {
+    type Output = [R; LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> [R; LANES] {
+        let Self { reader, first, count, folds, .. } = self;
+        let mut results = [R::NAN; LANES];
+        if !folds.alike || !R::each(token, &reader.temperatures.of(first), folds, &mut results) {
+            for (lane, results) in results.iter_mut().enumerate().take(count) {
+                let row = first + lane;
+                *results = reader.complete(token, row, &folds.get(lane), &reader.temperatures.of(row));
+            }
+            // Lanes past the last row are like the first, not special.
+            let first = results[0];
+            results[count..].fill(first);
+        }
+        results
+    }
+}
+
+/// The arguments of [`Reader::copy`].
+struct Copy<'r, 'a, C> {
+    source: &'r Source<'a>,
+    row: usize,
+    start: usize,
+    to: &'r mut [C],
+    ahead: usize,
+}
+
+impl<C: Compute> Kernel for Copy<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        if !self.source.read_halves(token, self.row, self.start, self.to, self.ahead) {
+            self.source.read(self.row, self.start, self.to);
+        }
+    }
+}
+
+/// The arguments of [`Reader::fold`].
+struct FoldCopied<'r, 'a, C: Compute, P> {
+    reader: Reader<'a, C>,
+    row: usize,
+    temperature: &'r Temperature<C>,
+    scratch: &'r mut [C],
+    kept: &'r mut [C],
+    precision: PhantomData<P>,
+}
+
+impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
+    type Output = Fold<C>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> Fold<C> {
+        let Self { reader, row, temperature, scratch, kept, .. } = self;
+        let mut fixed = None;
+        loop {
+            let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
+            for block in reader.blocks() {
+                // In the order of `fold_row`: chunks make blocks, and blocks make the row.
+                let mut part = Fold::empty(fold.base);
+                let step = reader.piece(!kept.is_empty());
+                for start in block.clone().step_by(step) {
+                    let piece = start..block.end.min(start + step);
+                    let data = &mut scratch[..piece.len()];
+                    let kept = if kept.is_empty() { &mut [] } else { &mut kept[piece.clone()] };
+                    reader.copy(token, row, piece, data);
+                    part = part.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, Ahead::NONE));
+                }
+                fold = fold.with(part);
+            }
+            if fixed.is_some() {
+                return fold;
+            }
+            match fold.retry(temperature) {
+                None => return fold,
+                retry => fixed = retry,
+            }
+        }
+    }
+}
