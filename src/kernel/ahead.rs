@@ -17,15 +17,17 @@ pub(crate) struct Ahead {
     halved: u32,
 }
 
-/// Elements that are asked for at least ahead of the first read, so that memory has the time. (They come to the second
-/// cache, see [`crate::simd::Simd::prefetch`].)
-const MARGIN: usize = 2048;
+/// Elements that are asked for at least ahead of the first read, so that memory has the time.
+const MARGIN: usize = 1024;
 
 impl Ahead {
     /// Of nothing.
     pub(crate) const NONE: Self = Self { distance: 0, halved: 0 };
-    /// Of logits that are read once, or from the cache. (Twice as far as short rows are folded together.)
-    pub(crate) const ONCE: Self = Self { distance: 4 * MARGIN, halved: 0 };
+    /// Of logits that are read once, by way of the second cache ([`crate::simd::Simd::prefetch`]): twice as far as short
+    /// rows are folded together.
+    pub(crate) const ONCE: Self = Self { distance: 8 * MARGIN, halved: 0 };
+    /// Of short rows that the last cache may have.
+    pub(crate) const CACHED: Self = Self { distance: 2 * MARGIN, halved: 0 };
 
     /// Of the first read of `len` elements that will be read twice, and of others after them.
     #[inline(always)]

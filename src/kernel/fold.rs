@@ -250,7 +250,11 @@ pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const 
     let (x, tail) = x.split_at(whole);
     let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
     for (index, vector) in x.chunks_exact(lanes).enumerate() {
-        token.prefetch(x, ahead.index(index * lanes));
+        if KEEP {
+            token.prefetch_near(x, ahead.index(index * lanes));
+        } else {
+            token.prefetch(x, ahead.index(index * lanes));
+        }
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
         sum.add::<P>(p, s);
         if KEEP {

@@ -179,7 +179,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let ahead = self.ahead.from(at - start);
         let vectors = lines.zip(x_lines.chunks_exact(lanes)).zip(kept_lines.chunks_exact(lanes));
         for (index, ((line, x), kept)) in vectors.enumerate() {
-            token.prefetch(x_lines, ahead.index(index * lanes));
+            token.prefetch_near(x_lines, ahead.index(index * lanes));
             let p = T::Vector::<S>::load(token, kept);
             map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).stream(line);
         }

@@ -335,6 +335,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_near<T>(self, data: &[T], index: usize) {
+        // As above.
+        witnessed!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(index).cast()));
+    }
+
+    #[inline(always)]
     fn fence(self) {
         witnessed!(_mm_sfence());
     }

@@ -274,6 +274,13 @@ impl Simd for Neon {
     fn prefetch<T>(self, data: &[T], index: usize) {
         let address = data.as_ptr().wrapping_add(index);
         // A prefetch never faults, whatever the address. (The intrinsic is not stable yet.)
+        witnessed!(asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nostack, preserves_flags, readonly)));
+    }
+
+    #[inline(always)]
+    fn prefetch_near<T>(self, data: &[T], index: usize) {
+        let address = data.as_ptr().wrapping_add(index);
+        // As above.
         witnessed!(asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, preserves_flags, readonly)));
     }
 

@@ -231,5 +231,8 @@ impl Simd for Portable {
     fn prefetch<T>(self, _: &[T], _: usize) {}
 
     #[inline(always)]
+    fn prefetch_near<T>(self, _: &[T], _: usize) {}
+
+    #[inline(always)]
     fn fence(self) {}
 }

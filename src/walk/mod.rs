@@ -9,7 +9,7 @@
 //! | that end in a few values each | [`digest`]: chunk by chunk, by the same ways |
 //! | few rows, too long for one thread | [`blocks`]: all threads on one row |
 //!
-//! [`reader`] is what all of them read rows from. [`reduce`] gives one value a row, and [`pairs`] walks two inputs, in
+//! [`reader`] is what all of them read rows from. [`mod@reduce`] gives one value a row, and [`pairs`] walks two inputs, in
 //! the same ways; [`segments`] walks rows of different lengths in one array.
 //!
 //! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.

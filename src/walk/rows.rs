@@ -243,7 +243,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 group.temperature = reader.temperatures.of(first);
             }
             let (x, temperature) = (&x[start..start + elements], &group.temperature);
-            let ahead = if streaming { Ahead::first(elements) } else { Ahead::ONCE };
+            let ahead = if streaming { Ahead::first(elements) } else { Ahead::CACHED };
             if group.count == 1 {
                 let kept = if self.kept.is_empty() { &mut [] } else { &mut self.kept[..len] };
                 let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
