@@ -172,5 +172,9 @@ fn refused() {
     assert!(matches!(cross_entropy(&x, &array![0.0], -1, &loss, &options), Err(Error::Type(_))));
     assert!(matches!(cross_entropy(&x, &array![0], -1, &loss.weight(&[1.0]), &options), Err(Error::Value(_))));
     assert!(matches!(cross_entropy(&x, &array![0], -1, &loss.label_smoothing(2.0), &options), Err(Error::Value(_))));
+    let no_classes = Array2::<f32>::zeros((2, 0));
+    assert!(matches!(log_prob(&no_classes, &array![0, 0], -1, &options), Err(Error::Index(_))));
+    assert!(matches!(cross_entropy(&no_classes, &array![0, 0], -1, &loss, &options), Err(Error::Index(_))));
+    assert_eq!(logsumexp(&no_classes, -1, &options).unwrap(), ArrayD::from_elem(vec![2], f32::NEG_INFINITY));
     assert!(message(logsumexp(&x, -1, &options.clone().temperature(2.0))).starts_with("logsumexp has no temperature"));
 }

@@ -222,10 +222,13 @@ fn run<R: Reduction, C: Compute>(
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
     if let Some(labels) = &labels {
         let mut first = 0;
-        while first < call.plan.rows && call.plan.len > 0 {
+        while first < call.plan.rows {
             let lanes = call.lanes_from(first, call.plan.rows, LABELS_AT_A_TIME);
             let mut some = [0.0; LABELS_AT_A_TIME];
-            read_labels(labels, first, &mut some[..lanes]);
+            // Of no classes, any label is outside, and there is none to be read.
+            if call.plan.len > 0 {
+                read_labels(labels, first, &mut some[..lanes]);
+            }
             for (lane, label) in some[..lanes].iter().enumerate() {
                 reduction.check_label(first + lane, *label, call.plan.len)?;
             }

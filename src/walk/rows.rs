@@ -230,8 +230,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
         let streaming = self.store == Store::Streaming;
         let mut stream = Stream::new(x, out);
-        let mut folds = Folds::empty();
-        let mut sums = [[0.0; LANES]; LANES];
+        // (To fill it for a single row would take as long as a short one.)
+        let mut room_of_group = (self.group > 1).then(|| (Folds::empty(), [[0.0; LANES]; LANES]));
         let temperature = reader.temperatures.of(rows.start);
         let [group, before] = &mut [Group { temperature, results: [F::Row::NAN; LANES], count: 0 }; 2];
         let (mut group, mut before) = (group, before);
@@ -244,15 +244,14 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             }
             let (x, temperature) = (&x[start..start + elements], &group.temperature);
             let ahead = if streaming { Ahead::first(elements) } else { Ahead::CACHED };
-            if group.count == 1 {
+            if let Some((folds, sums)) = &mut room_of_group {
+                let (kept, precision) = (&mut *self.kept, PhantomData::<C::Sum<F::Sum>>);
+                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
+                group.results = reader.complete_each(token, first, group.count, folds);
+            } else {
                 let kept = if self.kept.is_empty() { &mut [] } else { &mut self.kept[..len] };
                 let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
                 group.results[0] = reader.results(token, first, &fold, temperature);
-            } else {
-                let (kept, folds, sums) = (&mut *self.kept, &mut folds, &mut sums);
-                let precision = PhantomData::<C::Sum<F::Sum>>;
-                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
-                group.results = reader.complete_each(token, first, group.count, folds);
             }
             for index in 0..group.count {
                 let elements = start + index * len..start + (index + 1) * len;
