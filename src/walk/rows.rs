@@ -10,7 +10,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::fold::room;
-use crate::kernel::fold::{self, BLOCK, CHUNK};
+use crate::kernel::fold::{self, BLOCK, CHUNK, PIECES};
 use crate::kernel::pieces::FoldRows;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::overlap::{FoldAndWrite, apart};
@@ -66,7 +66,8 @@ pub(super) fn run<F: Function, C: Compute>(
         let manner = match (part.lends::<C>(), mask.is_none(), source.lends::<C>()) {
             (true, true, _) if call.in_place => Manner::InPlace,
             (true, true, true) if source.is_dense::<C>() && part.is_dense::<C>() => Manner::Dense,
-            (true, true, true) => Manner::Lent,
+            // Short rows are copied, to be folded by lanes, rather than taken one by one.
+            (true, true, true) if group::<C>(len) < PIECES || !copies_together::<C>() => Manner::Lent,
             (true, ..) if !call.in_place => Manner::CopiedIn,
             _ => Manner::Copied,
         };
