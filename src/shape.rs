@@ -119,6 +119,18 @@ impl Plan {
         Self { outer: self.outer.clone(), axis, rows: self.rows, len }
     }
 
+    /// The rows of the innermost outer loop: each is one step from the one before.
+    pub(crate) fn lanes(&self) -> usize {
+        self.outer.last().map_or(1, |dim| dim.len)
+    }
+
+    /// At most so many rows from `first` on that end at `end` and can be a tile: each one step from the one before, and
+    /// their elements, too. One row need not be a tile.
+    pub(crate) fn lanes_from(&self, first: usize, end: usize, most: usize) -> usize {
+        let most = if self.axis.len() <= 1 { most } else { 1 };
+        most.min(end - first).min(self.lanes() - first % self.lanes())
+    }
+
     /// Whether all rows of an operand lie one after another in memory.
     pub(crate) fn is_dense(&self, operand: usize, size: usize) -> bool {
         match self.outer.as_slice() {

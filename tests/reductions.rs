@@ -160,6 +160,27 @@ fn targets_and_weights() {
 }
 
 #[test]
+fn temperatures_and_labels_of_any_layout() {
+    let x = logits(70, 100).mapv(|x| x as f32);
+    let labels = Array1::from_shape_fn(140, |row| row as u8 % 50);
+    let spaced = labels.slice(ndarray::s![..;2]);
+    for level in levels() {
+        let options = Options::new().level(level).temperature(0.7);
+        let together = log_prob(&x, &spaced, -1, &options).unwrap();
+        let losses = cross_entropy(&x, &spaced, -1, &CrossEntropy::new(), &options).unwrap();
+        let of_one = log_prob(&x, &array![7i64], -1, &options).unwrap();
+        for row in 0..x.nrows() {
+            let one = ndarray::s![row..=row, ..];
+            let alone = log_prob(&x.slice(one), &array![spaced[row]], -1, &options).unwrap();
+            assert_eq!(bits(&alone)[0], bits(&together)[row], "row {row} at {level:?}");
+            assert!(alone[0].is_nan() || losses[row] == -alone[0]);
+            let alone = log_prob(&x.slice(one), &array![7i64], -1, &options).unwrap();
+            assert_eq!(bits(&alone)[0], bits(&of_one)[row], "row {row} at {level:?}, one index for all");
+        }
+    }
+}
+
+#[test]
 fn refused() {
     let (x, options, loss) = (array![[0.0f32, 1.0, 2.0]], Options::new(), CrossEntropy::new());
     let message = |result: fastsoftmax::Result<ArrayD<f32>>| result.unwrap_err().to_string();
@@ -172,6 +193,12 @@ fn refused() {
     assert!(matches!(cross_entropy(&x, &array![0.0], -1, &loss, &options), Err(Error::Type(_))));
     assert!(matches!(cross_entropy(&x, &array![0], -1, &loss.weight(&[1.0]), &options), Err(Error::Value(_))));
     assert!(matches!(cross_entropy(&x, &array![0], -1, &loss.label_smoothing(2.0), &options), Err(Error::Value(_))));
+    // Labels are checked some at a time; the row is named all the same.
+    let many = Array2::<f32>::zeros((300, 3));
+    let labels = Array1::from_shape_fn(300, |row| if row == 271 { 5 } else { 1 });
+    let options = options.threads(3);
+    assert_eq!(message(log_prob(&many, &labels, -1, &options)), "index 5 of row 271 is out of range for 3 classes");
+    assert!(logsumexp(&many, -1, &options.clone().temperature(1.0)).is_ok());
     let no_classes = Array2::<f32>::zeros((2, 0));
     assert!(matches!(log_prob(&no_classes, &array![0, 0], -1, &options), Err(Error::Index(_))));
     assert!(matches!(cross_entropy(&no_classes, &array![0, 0], -1, &loss, &options), Err(Error::Index(_))));

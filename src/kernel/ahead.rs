@@ -15,6 +15,8 @@ pub(crate) struct Ahead {
     distance: usize,
     /// 1 at half the pace, else 0.
     halved: u32,
+    /// Whether it is asked for into the first cache.
+    near: bool,
 }
 
 /// Elements that are asked for at least ahead of the first read, so that memory has the time.
@@ -22,29 +24,35 @@ const MARGIN: usize = 1024;
 
 impl Ahead {
     /// Of nothing.
-    pub(crate) const NONE: Self = Self { distance: 0, halved: 0 };
+    pub(crate) const NONE: Self = Self { distance: 0, halved: 0, near: false };
     /// Of logits that are read once, by way of the second cache ([`crate::simd::Simd::prefetch`]): twice as far as short
     /// rows are folded together.
-    pub(crate) const ONCE: Self = Self { distance: 8 * MARGIN, halved: 0 };
-    /// Of short rows that the last cache may have.
-    pub(crate) const CACHED: Self = Self { distance: 2 * MARGIN, halved: 0 };
+    pub(crate) const ONCE: Self = Self { distance: 8 * MARGIN, halved: 0, near: false };
+    /// Of short rows, whose results go through the caches, too.
+    pub(crate) const SHORT: Self = Self { distance: 2 * MARGIN, halved: 0, near: true };
 
     /// Of the first read of `len` elements that will be read twice, and of others after them.
     #[inline(always)]
     pub(crate) fn first(len: usize) -> Self {
-        Self { distance: len / 2 + MARGIN, halved: 1 }
+        Self { distance: len / 2 + MARGIN, halved: 1, near: true }
     }
 
     /// Of the second read.
     #[inline(always)]
     pub(crate) fn second(len: usize) -> Self {
-        Self { distance: len + MARGIN, halved: 1 }
+        Self { distance: len + MARGIN, halved: 1, near: true }
     }
 
     /// The same, seen from an element further on.
     #[inline(always)]
     pub(crate) fn from(self, element: usize) -> Self {
         Self { distance: self.index(element).saturating_sub(element), ..self }
+    }
+
+    /// Whether it is asked for into the first cache: there is not much of it, and the second is busy with results.
+    #[inline(always)]
+    pub(crate) fn is_near(self) -> bool {
+        self.near
     }
 
     /// The element to be asked for at another.

@@ -107,7 +107,6 @@ impl<T: Real> Folds<T> {
         max.store(&mut self.max);
         real::store::<S>(k, &mut self.k);
         real::store::<S>(sum, &mut self.sum);
-        self.base = [T::ZERO; LANES];
         self.alike
     }
 

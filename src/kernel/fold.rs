@@ -250,7 +250,7 @@ pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const 
     let (x, tail) = x.split_at(whole);
     let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
     for (index, vector) in x.chunks_exact(lanes).enumerate() {
-        if KEEP {
+        if ahead.is_near() {
             token.prefetch_near(x, ahead.index(index * lanes));
         } else {
             token.prefetch(x, ahead.index(index * lanes));
@@ -538,16 +538,17 @@ impl<T: Real, P: Precision> Kernel for FoldRow<'_, T, P> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
         let Self { x, kept, temperature, ahead, precision } = self;
+        let mut fixed: Option<Shift<T>> = None;
         if x.len() <= CHUNK {
             // As below, with less around it.
-            let (len, kept, fixed) = (x.len().max(1), &mut *kept, None);
+            let (len, kept) = (x.len().max(1), &mut *kept);
             let (mut folds, sums) = ([Fold::empty(T::ZERO)], &mut [[0.0; LANES]]);
             token.call(FoldPieces { x, len, kept, temperature, fixed, ahead, folds: &mut folds, sums, precision });
-            if folds[0].retry(temperature).is_none() {
+            fixed = folds[0].retry(temperature);
+            if fixed.is_none() {
                 return folds[0];
             }
         }
-        let mut fixed: Option<Shift<T>> = None;
         loop {
             let mut row = Fold::empty(base(fixed));
             for (index, x) in x.chunks(BLOCK).enumerate() {

@@ -244,7 +244,7 @@ impl<T: Real> Results<T> for LogSum<T> {
     const BY_LANES: bool = false;
 
     fn alike<S: Simd>(_: S, _: &Temperature<T>, _: &Folds<T>) -> Self::Map<S> {
-        unreachable!("logarithms are computed row by row")
+        unreachable!("see `Results::each`")
     }
 }
 

@@ -1,8 +1,8 @@
-//! Several short pieces of logits, folded together: rows of at most a chunk, or the chunks of a long row.
+//! Several short rows, folded together.
 //!
-//! What is done once for each piece (its maximum over the lanes, its shift, its sum over the lanes) takes as long as
-//! a piece of a hundred logits itself. Here it is done for all of them at a time, a lane each; only the loops over their
-//! logits are one after another. The order of every sum is `fold`'s, and so are the bits.
+//! What is done once for each row (its maximum over the lanes, its shift, its sum over the lanes) takes as long as a row
+//! of a hundred logits itself. Here it is done for all of them at a time, a lane each; only the loops over their logits
+//! are one after another. The order of every sum is `fold`'s, and so are the bits.
 
 use std::marker::PhantomData;
 
@@ -19,20 +19,16 @@ const MANY: usize = 3;
 /// The same where p is kept. (These are quotients, which take less time to finish, and no less by lanes.)
 const MANY_KEPT: usize = PIECES;
 
-/// Logits in pieces that each have a shift of their own, at most as many as a vector has lanes.
-///
-/// The output is whether they are alike; where they are not (a NaN, an infinity, a base), nothing is told of any. For
-/// `kept` see [`super::fold::fold`]; what a piece keeps begins at a whole number of vectors ([`room`]).
+/// [`FoldRows`] by lanes. The output is whether the rows are alike; where they are not (a NaN, an infinity, a base),
+/// nothing is told of any.
 struct FoldByLanes<'a, T: Real, P> {
     x: &'a [T],
-    /// The elements of a piece, at most [`CHUNK`]; the last may have fewer.
+    /// At most [`CHUNK`].
     len: usize,
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
     ahead: Ahead,
-    /// A lane for each piece.
     folds: &'a mut Folds<T>,
-    /// Room for the sums of each piece. (To fill it takes as long as to sum up a short one.)
     sums: &'a mut [Stored; LANES],
     precision: PhantomData<P>,
 }
@@ -60,25 +56,25 @@ impl<T: Real, P: Precision> FoldByLanes<'_, T, P> {
     #[inline(always)]
     fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S) -> bool {
         let Self { x, len, kept, temperature, ahead, folds, sums, .. } = self;
-        let pieces = x.len().div_ceil(len);
+        let rows = x.len() / len;
         let mut max = [T::Vector::<S>::splat(token, T::NEG_INFINITY); LANES];
-        for (max, x) in max.iter_mut().zip(x.chunks(len)) {
+        for (max, x) in max.iter_mut().zip(x.chunks_exact(len)) {
             *max = extremes::<S, T>(token, x).0;
         }
-        // Lanes that have no piece are like the first.
-        for lane in pieces..T::LANES {
+        // Lanes that have no row are like the first.
+        for lane in rows..T::LANES {
             max[lane] = max[0];
         }
         let max = over_lanes::<S, T>(token, &mut max);
         let Some((exp, k)) = of_maxima::<S, T>(token, temperature, max) else { return false };
         let anchors = Anchors::of(&exp);
-        for (index, x) in x.chunks(len).enumerate() {
+        for (index, x) in x.chunks_exact(len).enumerate() {
             let exp = Exp::at(token, temperature, &anchors.get(index));
             let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
             let sum = sum_in_mode::<S, T, P, KEEP, MODE>(token, x, kept, &exp, ahead.from(index * len));
             real::store::<S>(wide_sum::<S, T>(token, sum), &mut sums[index]);
         }
-        for lane in pieces..T::LANES {
+        for lane in rows..T::LANES {
             sums[lane] = sums[0];
         }
         folds.set_alike(token, max, k, T::totals(token, sums))
@@ -109,7 +105,7 @@ pub(crate) struct FoldRows<'a, T: Real, P> {
     pub(crate) ahead: Ahead,
     /// A lane for each row.
     pub(crate) folds: &'a mut Folds<T>,
-    /// Room for the sums of each row.
+    /// Room for the sums of each row. (To fill it takes as long as to sum up a short one.)
     pub(crate) sums: &'a mut [Stored; LANES],
     pub(crate) precision: PhantomData<P>,
 }

@@ -81,6 +81,11 @@ impl<'a> Source<'a> {
         self.visit(row, start, to, &mut |offset, grid, to| self.load(offset, grid, to));
     }
 
+    /// See [`Plan::lanes_from`].
+    pub(crate) fn lanes_from(&self, first: usize, end: usize, most: usize) -> usize {
+        self.plan.lanes_from(first, end, most)
+    }
+
     /// Whether [`Source::read_halves`] reads it.
     pub(crate) fn is_half(&self) -> bool {
         self.lends::<f16>() || self.lends::<bf16>()

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernel::double::Double;
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::Options;
-use crate::shape::{Axis, Shape, display};
+use crate::shape::{Axis, display};
 use crate::walk::{self, Labels, Reduction, Row, check_index};
 
 /// What a call asks for beside the logits.
@@ -29,7 +29,7 @@ pub(crate) struct Targets<'a> {
 impl<'a> Targets<'a> {
     /// Of labels that are class indices, or probabilities, for logits of the shape `x`.
     pub(crate) fn new(labels: &View<'a>, x: &[usize], axes: &[bool]) -> Result<Self> {
-        let kept: Shape = x.iter().zip(axes).filter(|(_, is_axis)| !**is_axis).map(|(len, _)| *len).collect();
+        let kept = super::kept(x, axes);
         let (given, classes, all) = (display(&labels.shape), display(&kept), display(x));
         let name = labels.dtype.name();
         let (labels, soft) = match labels.dtype {

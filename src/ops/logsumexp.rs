@@ -38,7 +38,7 @@ pub fn logsumexp<T: Float + Default, D: Dimension>(
     options: &Options<'_>,
 ) -> Result<ArrayD<T>> {
     let axis = axis.into();
-    if !matches!(options.temperature, Temperature::One) {
+    if !matches!(options.temperature, Temperature::One | Temperature::Number(1.0)) {
         return Err(Error::Value("logsumexp has no temperature; divide the logits by it".to_owned()));
     }
     super::reduced(x, &axis, |out| run(&View::of(x), out, &axis, options))

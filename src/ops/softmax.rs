@@ -64,9 +64,7 @@ pub fn softmax_in_place<T: Float, D: Dimension>(
     axis: impl Into<Axis>,
     options: &Options<'_>,
 ) -> Result<()> {
-    let mut out = ViewMut::of(data);
-    let x = out.array().clone();
-    run(&x, &mut out, &axis.into(), options)
+    super::in_place(data, |x, out| run(x, out, &axis.into(), options))
 }
 
 /// [`softmax`] of arrays of any dtype and layout.

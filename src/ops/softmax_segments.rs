@@ -66,9 +66,7 @@ pub fn softmax_segments_in_place<T: Float, I: Element>(
     offsets: &ArrayRef1<I>,
     options: &Options<'_>,
 ) -> Result<()> {
-    let mut out = ViewMut::of(data);
-    let values = out.array().clone();
-    run(&values, &View::of(offsets), &mut out, options)
+    super::in_place(data, |values, out| run(values, &View::of(offsets), out, options))
 }
 
 /// [`softmax_segments`] of arrays of any dtype and layout.

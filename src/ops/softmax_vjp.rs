@@ -75,9 +75,7 @@ pub fn softmax_vjp_in_place<P: Element, T: Float, D: Dimension>(
     axis: impl Into<Axis>,
     options: &Options<'_>,
 ) -> Result<()> {
-    let mut out = ViewMut::of(grad);
-    let grad = out.array().clone();
-    run(&View::of(probs), &grad, &mut out, &axis.into(), options)
+    super::in_place(grad, |grad, out| run(&View::of(probs), grad, out, &axis.into(), options))
 }
 
 /// [`softmax_vjp`] of arrays of any dtype and layout.

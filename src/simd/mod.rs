@@ -79,7 +79,7 @@ pub(crate) trait Simd: Copy + 'static {
     /// (The first has no room for what is far enough ahead, and reads from the second keep up with the arithmetic.)
     fn prefetch<T>(self, data: &[T], index: usize);
 
-    /// The same into the first cache: for what is used soon, where the second is busy with results.
+    /// The same into the first cache.
     fn prefetch_near<T>(self, data: &[T], index: usize);
 
     /// Orders the streaming stores of this thread before whatever it does next.

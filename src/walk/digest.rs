@@ -475,10 +475,9 @@ impl<D: Digest, C: Compute> Kernel for Tiles<'_, D, C> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Result<()> {
         let mut rows = self.0;
-        let within = rows.call.plan.outer.last().map_or(1, |dim| dim.len);
         let mut first = rows.values.rows.start;
         while first < rows.values.rows.end {
-            let lanes = C::LANES.min(rows.values.rows.end - first).min(within - first % within);
+            let lanes = rows.call.plan.lanes_from(first, rows.values.rows.end, C::LANES);
             let mut temperatures = [Temperature::new(1.0); 16];
             for (lane, temperature) in temperatures.iter_mut().enumerate().take(lanes) {
                 *temperature = rows.reader.temperatures.of(first + lane);

@@ -260,7 +260,7 @@ impl Call<'_> {
         let size = self.x.dtype.size().cast_signed();
         let stride = plan.axis_stride(X);
         let lane_stride = plan.outer.last().map(|dim| dim.strides[X].unsigned_abs());
-        let lanes = plan.outer.last().map_or(1, |dim| dim.len);
+        let lanes = plan.lanes();
         if let (Some(stride), Some(lane_stride)) = (stride, lane_stride) {
             let across = stride != size && lane_stride < stride.unsigned_abs();
             let few = plan.len <= tiles::few::<C>(self.x.dtype, self.mask.is_some()) && lanes >= tiles::MANY;
@@ -285,13 +285,6 @@ impl Call<'_> {
     fn rows_per_task(&self) -> usize {
         let elements = self.plan.rows * self.plan.len / (self.threads * 16).max(1);
         elements.clamp(*TASK.start(), *TASK.end()).div_ceil(self.plan.len).min(self.plan.rows.div_ceil(self.threads))
-    }
-
-    /// At most so many rows from `first` on that end at `end` and are one step of the innermost outer loop apart.
-    fn lanes_from(&self, first: usize, end: usize, most: usize) -> usize {
-        let within = self.plan.outer.last().map_or(1, |dim| dim.len);
-        let most = if self.plan.axis.len() <= 1 { most } else { 1 };
-        most.min(end - first).min(within - first % within)
     }
 
     fn source(&self) -> Result<Source<'_>> {

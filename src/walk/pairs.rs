@@ -338,11 +338,9 @@ impl<F: Vjp, C: Compute + Gradient> Kernel for Tiles<'_, F, C> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, token: S) {
-        // A tile does not reach over the end of the innermost loop.
-        let within = self.pair.call.plan.outer.last().map_or(1, |dim| dim.len);
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
-            let lanes = self.width.min(self.part.rows.end - first).min(within - first % within);
+            let lanes = self.pair.call.plan.lanes_from(first, self.part.rows.end, self.width);
             self.tile(token, first, lanes);
             first += lanes;
         }

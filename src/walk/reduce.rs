@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use super::blocks::Blocks;
+use super::digest;
 use super::reader::Reader;
 use super::tiles::Tiles;
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
@@ -10,14 +11,14 @@ use crate::error::{Error, Result};
 use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::double::Double;
-use crate::kernel::fold::{BLOCK, Exact};
+use crate::kernel::fold::{self, BLOCK, Exact, Fold};
 use crate::kernel::log::ln_1p_double;
 use crate::kernel::log_row::LogSum;
 use crate::kernel::pieces::FoldRows;
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Part, Scratch, Source, Target, Tile, View, ViewMut, scratch};
 use crate::options::Options;
-use crate::shape::{Axis, Shape};
+use crate::shape::Axis;
 use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// What a function makes of a row.
@@ -183,9 +184,7 @@ fn reduce_guarded<R: Reduction>(
     reduction: &R,
 ) -> Result<()> {
     let reduced = axis.reduced(x.shape.len())?;
-    let kept = |len: usize, is_axis: bool| if is_axis { 1 } else { len };
-    let shape: Shape = x.shape.iter().zip(&reduced).map(|(len, is_axis)| kept(*len, *is_axis)).collect();
-    check_out(out, &shape)?;
+    check_out(out, &digest::shape(&x.shape, &reduced, 1))?;
     let labels = labels.map(|labels| labels.view.broadcast(&x.shape, labels.name)).transpose()?;
     let labels_copy = match &labels {
         Some(labels) if labels.overlaps(out.array()) => Some(labels.to_owned()?),
@@ -221,10 +220,9 @@ fn run<R: Reduction, C: Compute>(
     let labels = labels.map(|labels| Source::new(labels.clone(), &call.plan, LABELS, false)).transpose()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
     if let Some(labels) = &labels {
-        let mut first = 0;
+        let (mut first, mut some) = (0, [0.0; LABELS_AT_A_TIME]);
         while first < call.plan.rows {
-            let lanes = call.lanes_from(first, call.plan.rows, LABELS_AT_A_TIME);
-            let mut some = [0.0; LABELS_AT_A_TIME];
+            let lanes = call.plan.lanes_from(first, call.plan.rows, LABELS_AT_A_TIME);
             // Of no classes, any label is outside, and there is none to be read.
             if call.plan.len > 0 {
                 read_labels(labels, first, &mut some[..lanes]);
@@ -250,10 +248,8 @@ fn run<R: Reduction, C: Compute>(
         for row in 0..call.plan.rows {
             let temperature = temperatures.of(row);
             let fold = blocks.fold_row::<Exact>(row, &temperature, interrupt)?;
-            let mut folds = Folds::empty();
-            folds.set(0, fold);
             let (part, weights) = (&mut target.part(row), &mut weights);
-            dispatch(call.level, One { finish: &finish, row, folds: &folds, part, weights })?;
+            dispatch(call.level, One { finish: &finish, row, fold, temperature, part, weights })?;
         }
         reduction.count(weights);
         return Ok(());
@@ -270,7 +266,7 @@ fn run<R: Reduction, C: Compute>(
         } else {
             let lent = mask.is_none() && source.lends::<C>();
             let together = temperatures.is_one_for_all() && (!lent || source.is_dense::<C>());
-            let group = if together { (GROUP / call.plan.len).clamp(1, C::LANES) } else { 1 };
+            let group = if together { (GROUP / call.plan.len).min(C::LANES).min(call.plan.rows).max(1) } else { 1 };
             let scratch = scratch(if lent { 0 } else { (group * call.plan.len).min(BLOCK) })?;
             dispatch(call.level, ByRow { finish: &finish, lent, group, scratch, part, weights })?
         };
@@ -280,7 +276,7 @@ fn run<R: Reduction, C: Compute>(
 }
 
 /// The labels that are checked at a time.
-const LABELS_AT_A_TIME: usize = 256;
+const LABELS_AT_A_TIME: usize = 64;
 
 /// Elements of short rows that are folded together: as many as stay in the first cache between their maximum and their
 /// sum.
@@ -303,6 +299,21 @@ struct Finish<'a, R, C> {
 }
 
 impl<R: Reduction, C: Compute> Finish<'_, R, C> {
+    /// The value of a row.
+    #[inline(always)]
+    fn row<S: Simd>(
+        &self,
+        token: S,
+        row: usize,
+        fold: &Fold<C>,
+        temperature: &Temperature<C>,
+        part: &mut Part<'_>,
+        weights: &mut Double,
+    ) -> Result<()> {
+        let sum = self.reader.complete(token, row, fold, temperature);
+        self.values(row, &[sum], part, weights)
+    }
+
     /// The values of some rows from `first` on, whose folds are the first `lanes`.
     #[inline(always)]
     fn rows<S: Simd>(
@@ -345,7 +356,8 @@ impl<R: Reduction, C: Compute> Finish<'_, R, C> {
 struct One<'a, 'p, R, C: Real> {
     finish: &'a Finish<'a, R, C>,
     row: usize,
-    folds: &'a Folds<C>,
+    fold: Fold<C>,
+    temperature: Temperature<C>,
     part: &'a mut Part<'p>,
     weights: &'a mut Double,
 }
@@ -355,7 +367,7 @@ impl<R: Reduction, C: Compute> Kernel for One<'_, '_, R, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Result<()> {
-        self.finish.rows(token, self.row, 1, self.folds, self.part, self.weights)
+        self.finish.row(token, self.row, &self.fold, &self.temperature, self.part, self.weights)
     }
 }
 
@@ -376,33 +388,56 @@ impl<R: Reduction, C: Compute> Kernel for ByRow<'_, R, C> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, token: S) -> Result<Double> {
-        let (reader, len) = (self.finish.reader, self.finish.reader.len);
-        let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
-        let mut first = self.part.rows.start;
-        while first < self.part.rows.end {
-            let lanes = self.finish.call.lanes_from(first, self.part.rows.end, self.group);
-            let temperature = reader.temperatures.of(first);
-            if self.lent || self.group > 1 {
-                let x = if self.lent {
-                    reader.source.rows_dense(first, lanes)
-                } else {
-                    for (row, to) in (first..first + lanes).zip(self.scratch.chunks_exact_mut(len)) {
-                        reader.copy(token, row, 0..len, to);
-                    }
-                    &self.scratch[..lanes * len]
-                };
-                let (temperature, folds, sums) = (&temperature, &mut folds, &mut sums);
-                let (kept, ahead, precision) = (&mut [][..], Ahead::ONCE, PhantomData::<C::Sum<Exact>>);
-                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
-            } else {
-                folds.alike = false;
-                let fold = reader.fold::<S, Exact>(token, first, &temperature, &mut self.scratch, &mut []);
-                folds.set(0, fold);
-            }
-            self.finish.rows(token, first, lanes, &folds, &mut self.part, &mut self.weights)?;
-            first += lanes;
+        if self.group > 1 {
+            self.together(token)?;
+        } else {
+            self.one_by_one(token)?;
         }
         Ok(self.weights)
+    }
+}
+
+impl<R: Reduction, C: Compute> ByRow<'_, R, C> {
+    #[inline(always)]
+    fn one_by_one<S: Simd>(&mut self, token: S) -> Result<()> {
+        let reader = self.finish.reader;
+        for row in self.part.rows.clone() {
+            let temperature = reader.temperatures.of(row);
+            let fold = if self.lent {
+                let x = reader.source.row(row, 0..reader.len);
+                fold::fold_row::<S, C, Exact>(token, x, &mut [], &temperature, Ahead::ONCE)
+            } else {
+                reader.fold::<S, Exact>(token, row, &temperature, &mut self.scratch, &mut [])
+            };
+            self.finish.row(token, row, &fold, &temperature, &mut self.part, &mut self.weights)?;
+        }
+        Ok(())
+    }
+
+    /// Short rows, some at a time.
+    #[inline(always)]
+    fn together<S: Simd>(&mut self, token: S) -> Result<()> {
+        let (reader, len, end) = (self.finish.reader, self.finish.reader.len, self.part.rows.end);
+        let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
+        let temperature = &reader.temperatures.of(self.part.rows.start);
+        let mut first = self.part.rows.start;
+        while first < end {
+            let lanes = self.finish.call.plan.lanes_from(first, end, self.group);
+            let x = if self.lent {
+                reader.source.rows_dense(first, lanes)
+            } else {
+                for (row, to) in (first..first + lanes).zip(self.scratch.chunks_exact_mut(len)) {
+                    reader.copy(token, row, 0..len, to);
+                }
+                &self.scratch[..lanes * len]
+            };
+            let (folds, sums, precision) = (&mut folds, &mut sums, PhantomData::<C::Sum<Exact>>);
+            let (kept, ahead) = (&mut [][..], Ahead::ONCE);
+            token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
+            self.finish.rows(token, first, lanes, folds, &mut self.part, &mut self.weights)?;
+            first += lanes;
+        }
+        Ok(())
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) fn run<F: Function, C: Compute>(
             true if len <= most_kept(store) => room::<C>(len) * group,
             _ => 0,
         };
-        let copied = match (copied, group) {
+        let copies = match (copied, group) {
             (false, _) => 0,
             (true, 1) => len.min(reader.piece(keeps > 0)),
             (true, _) => len * group,
@@ -94,7 +94,7 @@ pub(super) fn run<F: Function, C: Compute>(
                 manner,
                 store,
                 part,
-                scratch: scratch(copied)?,
+                scratch: scratch(copies)?,
                 group,
                 overlaps,
                 kept: scratch(keeps)?,
@@ -244,7 +244,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 group.temperature = reader.temperatures.of(first);
             }
             let (x, temperature) = (&x[start..start + elements], &group.temperature);
-            let ahead = if streaming { Ahead::first(elements) } else { Ahead::CACHED };
+            let ahead = if streaming { Ahead::first(elements) } else { Ahead::SHORT };
             if let Some((folds, sums)) = &mut room_of_group {
                 let (kept, precision) = (&mut *self.kept, PhantomData::<C::Sum<F::Sum>>);
                 token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
@@ -313,7 +313,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let data = self.part.row::<C>(row, 0..self.reader.len);
         let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
         let kept = &mut self.kept[..keeps];
-        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, Ahead::ONCE);
+        let ahead = if data.len() <= CHUNK { Ahead::SHORT } else { Ahead::ONCE };
+        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, ahead);
         let folded = self.reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let data = self.part.row::<C>(row, 0..self.reader.len);
         token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });

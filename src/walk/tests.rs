@@ -96,11 +96,12 @@ fn check_alone<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) 
                     run(x, &mut ViewMut::of(&mut out), &Axis::One(-1), &options.clone().level(level)).unwrap();
                     out
                 };
-                let plain = Options::new();
+                let (plain, warm) = (Options::new(), Options::new().temperature(0.7));
                 let masked = Options::new().keep(&mask);
                 let together = call(&View::of(&dense), (rows, len), &plain);
                 let apart = call(&View::of(&spaced), (rows, len), &plain);
                 let kept = call(&View::of(&spaced), (rows, len), &masked);
+                let warmer = call(&View::of(&dense), (rows, len), &warm);
                 for row in 0..rows {
                     let name = format!("{} row {row} of {rows} x {len}", level.name());
                     let one = ndarray::s![row..=row, ..];
@@ -108,6 +109,8 @@ fn check_alone<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) 
                     let alone = call(&View::of(&x), (1, len), &plain);
                     assert!(bits(together.slice(one).iter().copied()) == bits(alone.iter().copied()), "{name}");
                     assert!(bits(apart.slice(one).iter().copied()) == bits(alone), "{name}, not adjacent");
+                    let alone = call(&View::of(&x), (1, len), &warm);
+                    assert!(bits(warmer.slice(one).iter().copied()) == bits(alone), "{name}, at a temperature");
                     let alone = call(&View::of(&x), (1, len), &Options::new().keep(&mask));
                     assert!(bits(kept.slice(one).iter().copied()) == bits(alone), "{name}, masked");
                 }

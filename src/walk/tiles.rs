@@ -64,8 +64,6 @@ pub(super) fn run<F: Function, C: Compute>(
 /// Working memory for tiles, and how to fill it.
 pub(super) struct Tiles<'a, C: Compute> {
     reader: Reader<'a, C>,
-    /// The rows of the innermost loop: a tile does not reach over their end.
-    lanes: usize,
     width: usize,
     /// Whether a tile has whole rows.
     whole: bool,
@@ -90,7 +88,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
     /// columns are no narrower, and wider while they stay in the second cache. A column too long for the last one is read
     /// twice, chunk by chunk.
     pub(super) fn shape(call: &Call<'_>, len: usize, dense: bool) -> (usize, bool) {
-        let lanes = call.plan.outer.last().map_or(1, |dim| dim.len);
+        let lanes = call.plan.lanes();
         let elements = |bytes: usize| bytes / size_of::<C>() / len;
         let (width, whole) = if dense {
             (SMALL / len, true)
@@ -106,7 +104,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
     }
 
     pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
-        let lanes = call.plan.outer.last().map_or(1, |dim| dim.len);
+        let lanes = call.plan.lanes();
         let mut data = scratch(width * if whole { reader.len } else { CHUNK })?;
         if !lanes.is_multiple_of(C::LANES) {
             // Lanes past the rows are computed too, and nobody reads what comes of it.
@@ -118,7 +116,6 @@ impl<'a, C: Compute> Tiles<'a, C> {
         let temperatures = vec![reader.temperatures.of(0); distinct];
         Ok(Self {
             reader,
-            lanes,
             width,
             whole,
             dense: reader.source.is_dense::<C>(),
@@ -151,7 +148,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     /// The rows of the tile that begins with `first`, of rows that end at `end`.
     pub(super) fn lanes_from(&self, first: usize, end: usize) -> usize {
-        self.width.min(end - first).min(self.lanes - first % self.lanes)
+        self.reader.source.lanes_from(first, end, self.width)
     }
 
     /// The folds of `lanes` rows from `first` on. The logits are in working memory afterwards, if a tile has whole rows.
