@@ -250,7 +250,8 @@ pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const 
     let (x, tail) = x.split_at(whole);
     let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
     for (index, vector) in x.chunks_exact(lanes).enumerate() {
-        if ahead.is_near() {
+        // (What keeps no p has no results in the caches. Its loop is short enough for a branch to show.)
+        if KEEP && ahead.is_near() {
             token.prefetch_near(x, ahead.index(index * lanes));
         } else {
             token.prefetch(x, ahead.index(index * lanes));
