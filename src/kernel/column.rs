@@ -12,10 +12,10 @@ use std::marker::PhantomData;
 
 use super::Temperature;
 use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_maxima};
-use super::fold::{Fold, Partial, Precision, Sum, wide_sum, wide_term};
+use super::fold::{Fold, Partial, Precision, Sum, term, wide_sum, wide_term};
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
-use crate::simd::{Kernel, Simd, Vector};
+use crate::simd::{COLUMNS, Kernel, Simd, Vector};
 
 /// The most lanes a vector has.
 pub(crate) const LANES: usize = 16;
@@ -171,6 +171,21 @@ impl<T: Real> Next<'_, T> {
     }
 }
 
+/// Room for a [`FoldStrip`]. (To fill it for each takes as long as to sum up a short row.)
+pub(crate) struct Room<T> {
+    /// Of each slot.
+    sums: [Stored; LANES],
+    /// Of slots of one term each, in the two numbers of [`term`].
+    terms: [[[T; LANES]; 2]; LANES],
+}
+
+impl<T: Real> Room<T> {
+    /// Of no matter what.
+    pub(crate) fn new() -> Self {
+        Self { sums: [[0.0; LANES]; LANES], terms: [[[T::ZERO; LANES]; 2]; LANES] }
+    }
+}
+
 /// One chunk of a strip, to be folded. Lanes with a `fixed` shift use that.
 pub(crate) struct FoldStrip<'a, T: Real, P> {
     pub(crate) tile: &'a [T],
@@ -179,8 +194,7 @@ pub(crate) struct FoldStrip<'a, T: Real, P> {
     pub(crate) fixed: Option<&'a [Option<Shift<T>>; LANES]>,
     /// What comes of it.
     pub(crate) folds: &'a mut Folds<T>,
-    /// Room for the sum of each slot. (To fill it here takes as long as to sum up a short row.)
-    pub(crate) slots: &'a mut [Stored; LANES],
+    pub(crate) room: &'a mut Room<T>,
     pub(crate) next: Next<'a, T>,
     pub(crate) precision: PhantomData<P>,
 }
@@ -190,7 +204,7 @@ impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { tile, strip, temperatures, fixed, folds, slots, next, .. } = self;
+        let Self { tile, strip, temperatures, fixed, folds, room, next, .. } = self;
         let max = largest::<S, T>(token, tile, strip);
         max.store(&mut folds.max);
         folds.nan = [false; LANES];
@@ -210,9 +224,9 @@ impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
             shift_each(token, folds, temperatures, fixed, &mut counted)
         };
         let sum = if mode.at::<S>() == Mode::General {
-            sum::<S, T, P, { Mode::General as u8 }>(token, tile, strip, &exp, slots, next)
+            sum::<S, T, P, { Mode::General as u8 }>(token, tile, strip, &exp, room, next)
         } else {
-            sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp, slots, next)
+            sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp, room, next)
         };
         real::store::<S>(sum, &mut folds.sum);
         folds.alike = alike && !any_undefined::<S>(token, sum);
@@ -243,11 +257,18 @@ fn any_undefined<S: Simd>(token: S, sum: Wide<S>) -> bool {
 #[inline(always)]
 fn largest<S: Simd, T: Real>(token: S, tile: &[T], strip: Strip) -> T::Vector<S> {
     // Two: the operations depend on the ones before, and take as long as two loads.
-    let mut max = [T::Vector::<S>::splat(token, T::NEG_INFINITY); 2];
-    for (row, index) in strip.rows().enumerate() {
-        max[row % 2] = T::Vector::<S>::load(token, &tile[index..]).max(max[row % 2]);
+    let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
+    let (mut max, mut other) = (lowest, lowest);
+    let mut index = strip.first;
+    for _ in 0..strip.rows / 2 {
+        max = T::Vector::<S>::load(token, &tile[index..]).max(max);
+        other = T::Vector::<S>::load(token, &tile[index + strip.pitch..]).max(other);
+        index += 2 * strip.pitch;
     }
-    max[0].max(max[1])
+    if !strip.rows.is_multiple_of(2) {
+        max = T::Vector::<S>::load(token, &tile[index..]).max(max);
+    }
+    max.max(other)
 }
 
 /// The shift of each lane by itself, and what the reduction needs for all of them.
@@ -292,30 +313,26 @@ fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
     tile: &[T],
     strip: Strip,
     exp: &Exp<T::Vector<S>>,
-    sums: &mut [Stored; LANES],
+    room: &mut Room<T>,
     mut next: Next<'_, T>,
 ) -> Wide<S> {
     let slots = T::LANES;
-    let mut filled = slots.min(strip.rows);
-    for (slot, total) in sums.iter_mut().enumerate().take(filled) {
+    if strip.rows <= slots && T::STEPS >= 2.0 {
+        return single::<S, T, P, MODE>(token, tile, strip, exp, &mut room.terms);
+    }
+    for (slot, total) in room.sums.iter_mut().enumerate().take(slots.min(strip.rows)) {
         let mut index = strip.first + slot * strip.pitch;
-        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
-        let sum = if slot + slots >= strip.rows {
-            wide_term::<S, T, P>(token, exp, p, s)
-        } else {
-            let mut sum = Sum::new::<P>(token, exp);
+        let mut sum = Sum::new::<P>(token, exp);
+        for _ in 0..(strip.rows - slot).div_ceil(slots) {
+            next.ask(token);
+            let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
             sum.add::<P>(p, s);
-            for _ in 0..(strip.rows - slot - 1) / slots {
-                index += slots * strip.pitch;
-                next.ask(token);
-                let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
-                sum.add::<P>(p, s);
-            }
-            wide_sum::<S, T>(token, sum)
-        };
-        real::store::<S>(sum, total);
+            index += slots * strip.pitch;
+        }
+        real::store::<S>(wide_sum::<S, T, P>(token, sum), total);
     }
     // `fold::halve`, without the additions of 0 that slots past the end would be.
+    let (sums, mut filled) = (&mut room.sums, slots.min(strip.rows));
     let mut half = slots / 2;
     while half > 0 {
         for slot in 0..half.min(filled.saturating_sub(half)) {
@@ -326,6 +343,56 @@ fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
         half /= 2;
     }
     real::load(token, &sums[0])
+}
+
+/// The sum of slots of one term each.
+///
+/// First all terms, then their sums: one after the other for each slot would be a chain of operations so long that the
+/// processor has no room for enough of them to overlap.
+#[inline(always)]
+fn single<S: Simd, T: Real, P: Precision, const MODE: u8>(
+    token: S,
+    tile: &[T],
+    strip: Strip,
+    exp: &Exp<T::Vector<S>>,
+    terms: &mut [[[T; LANES]; 2]; LANES],
+) -> Wide<S> {
+    for (index, [first, second]) in strip.rows().zip(&mut *terms) {
+        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
+        let [a, b] = term::<S, T, P>(token, exp, p, s);
+        a.store(first);
+        b.store(second);
+    }
+    // The same tree, in registers.
+    const HALF: usize = LANES / 2;
+    let mut sums = [[S::F64::splat(token, 0.0); 2]; HALF];
+    for slot in 0..HALF {
+        if slot < strip.rows {
+            sums[slot] = wide_of::<S, T, P>(token, exp, &terms[slot]);
+        }
+        if slot + HALF < strip.rows {
+            sums[slot] = T::add_wides::<S>(sums[slot], wide_of::<S, T, P>(token, exp, &terms[slot + HALF]));
+        }
+    }
+    for half in [4, 2, 1] {
+        for slot in 0..half {
+            if slot + half < strip.rows {
+                sums[slot] = T::add_wides::<S>(sums[slot], sums[slot + half]);
+            }
+        }
+    }
+    sums[0]
+}
+
+/// [`wide_term`] of what was stored.
+#[inline(always)]
+fn wide_of<S: Simd, T: Real, P: Precision>(
+    token: S,
+    exp: &Exp<T::Vector<S>>,
+    [first, second]: &[[T; LANES]; 2],
+) -> Wide<S> {
+    let term = [T::Vector::<S>::load(token, first), T::Vector::<S>::load(token, second)];
+    wide_term::<S, T, P>(token, exp, term)
 }
 
 /// What the results of a strip are computed from.
@@ -388,7 +455,7 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(token: S, tile:
 
 /// Rows that lie one after another, to be copied into a tile.
 ///
-/// Vectors reach over a row's end into the next row. Of the strips, those are copied for which there is enough there; the
+/// Columns are copied by fours, which reach over a row's end into the next row. Of the strips, those are copied for which there is enough there; the
 /// output is the number of their rows.
 pub(crate) struct ReadRows<'a, T> {
     /// From the first row on; there may be more after the last.
@@ -410,19 +477,13 @@ impl<T: Real> Kernel for ReadRows<'_, T> {
             if reach::<T>(first, len) > x.len() {
                 return first;
             }
-            for start in (0..len).step_by(lanes) {
-                let mut block = [T::Vector::<S>::splat(token, T::ZERO); LANES];
-                for (i, row) in block.iter_mut().enumerate().take(lanes) {
-                    // As many rows ahead as these are, line by line.
-                    if start + i < len {
-                        token.prefetch(x, (rows + first) * len + (start + i) * lanes);
-                    }
-                    *row = T::Vector::<S>::load(token, &x[(first + i) * len + start..]);
-                }
-                T::Vector::<S>::transpose(token, &mut block[..lanes]);
-                for (j, line) in block.iter().enumerate().take(lanes) {
+            for start in (0..len).step_by(COLUMNS) {
+                let columns = T::Vector::<S>::load_columns(token, &x[first * len + start..], len);
+                for (j, column) in columns.iter().enumerate() {
                     if start + j < len {
-                        line.store(&mut tile[(start + j) * pitch + first..]);
+                        // As many rows ahead as these are, line by line.
+                        token.prefetch(x, (rows + first) * len + (start + j) * lanes);
+                        column.store(&mut tile[(start + j) * pitch + first..]);
                     }
                 }
             }
@@ -446,29 +507,25 @@ impl<T: Real> Kernel for WriteRows<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> usize {
         let Self { tile, pitch, out, rows, len } = self;
-        let lanes = T::LANES;
-        for first in (0..rows).step_by(lanes) {
+        for first in (0..rows).step_by(T::LANES) {
             if reach::<T>(first, len) > out.len() {
                 return first;
             }
-            // From the last block to the first: what a vector writes past its row's end is written again, as results of
-            // the next row.
-            for start in (0..len).step_by(lanes).rev() {
-                let mut block = [T::Vector::<S>::splat(token, T::ZERO); LANES];
-                for (j, line) in block.iter_mut().enumerate().take(lanes) {
-                    *line = T::Vector::<S>::load(token, &tile[(start + j).min(len - 1) * pitch + first..]);
+            // From the last columns to the first: what these write past their row's end is written again, as results of the
+            // next row.
+            for start in (0..len).step_by(COLUMNS).rev() {
+                let mut columns = [T::Vector::<S>::splat(token, T::ZERO); COLUMNS];
+                for (j, column) in columns.iter_mut().enumerate() {
+                    *column = T::Vector::<S>::load(token, &tile[(start + j).min(len - 1) * pitch + first..]);
                 }
-                T::Vector::<S>::transpose(token, &mut block[..lanes]);
-                for (i, row) in block.iter().enumerate().take(lanes) {
-                    row.store(&mut out[(first + i) * len + start..]);
-                }
+                T::Vector::<S>::store_columns(columns, &mut out[first * len + start..], len);
             }
         }
         rows
     }
 }
 
-/// Where the vectors of a strip that begins with row `first` end.
+/// Where the columns of a strip that begins with row `first` end.
 fn reach<T: Real>(first: usize, len: usize) -> usize {
-    (first + T::LANES - 1) * len + len.next_multiple_of(T::LANES)
+    (first + T::LANES - 1) * len + len.next_multiple_of(COLUMNS)
 }

@@ -164,9 +164,9 @@ pub(crate) type Lanes<T> = [<T as Real>::Wide; LANES];
 
 /// The sum of each lane; those past the vector's are empty.
 #[inline(always)]
-pub(crate) fn lanes<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> Lanes<T> {
+pub(crate) fn lanes<S: Simd, T: Real, P: Precision>(token: S, sum: Sum<T::Vector<S>>) -> Lanes<T> {
     let mut stored = [0.0; LANES];
-    real::store::<S>(wide_sum::<S, T>(token, sum), &mut stored);
+    real::store::<S>(wide_sum::<S, T, P>(token, sum), &mut stored);
     lanes_of::<T>(&stored)
 }
 
@@ -182,26 +182,40 @@ pub(crate) fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
 
 /// The sum of each lane.
 #[inline(always)]
-pub(crate) fn wide_sum<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> Wide<S> {
+pub(crate) fn wide_sum<S: Simd, T: Real, P: Precision>(token: S, sum: Sum<T::Vector<S>>) -> Wide<S> {
     let guard = T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard());
-    T::wide_sum(token, [sum.high.sub(guard), sum.low, sum.center, sum.apart])
+    let wide = T::wide_sum(token, sum.high.sub(guard), sum.low);
+    if Sum::<T::Vector<S>>::is_whole::<P>() { wide } else { T::add_apart(token, wide, sum.center, sum.apart) }
 }
 
-/// The sum of one term, s * (1 + p), in each lane.
+/// The sum of one term, s * (1 + p), in each lane: what [`Sum::add`] makes of it, of which the guard's part is exact. Two
+/// numbers, for [`wide_term`].
 #[inline(always)]
-pub(crate) fn wide_term<S: Simd, T: Real, P: Precision>(
+pub(crate) fn term<S: Simd, T: Real, P: Precision>(
     token: S,
     exp: &Exp<T::Vector<S>>,
     p: T::Vector<S>,
     s: T::Vector<S>,
-) -> Wide<S> {
-    let mut sum = Sum::new::<P>(token, exp);
+) -> [T::Vector<S>; 2] {
     if Sum::<T::Vector<S>>::is_whole::<P>() {
+        let mut sum = Sum::new::<P>(token, exp);
         sum.add::<P>(p, s);
-        return wide_sum::<S, T>(token, sum);
+        return [sum.high.sub(T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard())), sum.low];
     }
-    // What `Sum::add` does, of which the guard's part is exact.
-    T::wide_sum(token, [s, sum.low, sum.center, p.sub(sum.center).mul(s)])
+    [s, p.sub(exp.center).mul(s)]
+}
+
+/// The sum of such a term.
+#[inline(always)]
+pub(crate) fn wide_term<S: Simd, T: Real, P: Precision>(
+    token: S,
+    exp: &Exp<T::Vector<S>>,
+    [high, low]: [T::Vector<S>; 2],
+) -> Wide<S> {
+    if Sum::<T::Vector<S>>::is_whole::<P>() {
+        return T::wide_sum(token, high, low);
+    }
+    T::add_apart(token, T::widened(token, high), exp.center, low)
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.
@@ -438,7 +452,7 @@ impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
             let plain = highest - smallest[index].to_f64() <= T::NARROW;
             let sum =
                 sum::<S, T, P, KEEP>(token, x, kept, &exp, (shift.mode(temperature), plain), ahead.from(index * len));
-            real::store::<S>(wide_sum::<S, T>(token, sum), &mut sums[index]);
+            real::store::<S>(wide_sum::<S, T, P>(token, sum), &mut sums[index]);
         }
         for (fold, sum) in folds.iter_mut().zip(sums) {
             if fold.partial.k > Partial::<T>::empty().k {

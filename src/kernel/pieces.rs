@@ -72,7 +72,7 @@ impl<T: Real, P: Precision> FoldByLanes<'_, T, P> {
             let exp = Exp::at(token, temperature, &anchors.get(index));
             let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
             let sum = sum_in_mode::<S, T, P, KEEP, MODE>(token, x, kept, &exp, ahead.from(index * len));
-            real::store::<S>(wide_sum::<S, T>(token, sum), &mut sums[index]);
+            real::store::<S>(wide_sum::<S, T, P>(token, sum), &mut sums[index]);
         }
         for lane in rows..T::LANES {
             sums[lane] = sums[0];

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::level::witness;
-use super::{EXPONENT, Half, Kernel, Line, Simd, Vector};
+use super::{COLUMNS, EXPONENT, Half, Kernel, Line, Simd, Vector, span};
 
 witness!(
     /// The witness of AVX2, FMA and F16C.
@@ -195,6 +195,45 @@ vector!(
                 vectors[8 + i] = Self(blocks[1][i], blocks[3][i]);
             }
         }
+
+        #[inline(always)]
+        fn load_columns(token: Avx2, from: &[f32], pitch: usize) -> [Self; COLUMNS] {
+            let from = &from[..span(16, pitch)];
+            let mut columns = [Self::splat(token, 0.0); COLUMNS];
+            for half in 0..2 {
+                let mut rows = [columns[0].0; 4];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    // Four elements of rows 8 half + i and 8 half + i + 4, the last of which ends the slice that was just cut.
+                    *row = witnessed!({
+                        let at = from.as_ptr().add((8 * half + i) * pitch);
+                        _mm256_set_m128(_mm_loadu_ps(at.add(4 * pitch)), _mm_loadu_ps(at))
+                    });
+                }
+                for (column, four) in columns.iter_mut().zip(Self::fours(rows)) {
+                    *(if half == 0 { &mut column.0 } else { &mut column.1 }) = four;
+                }
+            }
+            columns
+        }
+
+        #[inline(always)]
+        fn store_columns([a, b, c, d]: [Self; COLUMNS], to: &mut [f32], pitch: usize) {
+            let to = &mut to[..span(16, pitch)];
+            for (half, rows) in
+                [Self::fours([a.0, b.0, c.0, d.0]), Self::fours([a.1, b.1, c.1, d.1])].iter().enumerate()
+            {
+                // As they are read.
+                witnessed!({
+                    let at = to.as_mut_ptr().add(8 * half * pitch);
+                    for (i, row) in rows.iter().enumerate() {
+                        _mm_storeu_ps(at.add(i * pitch), _mm256_castps256_ps128(*row));
+                    }
+                    for (i, row) in rows.iter().enumerate() {
+                        _mm_storeu_ps(at.add((4 + i) * pitch), _mm256_extractf128_ps::<1>(*row));
+                    }
+                });
+            }
+        }
     }
 );
 
@@ -206,21 +245,30 @@ impl F32 {
         // Half h of `fours[4 i + j]` has column 4 h + j of rows 4 i to 4 i + 3.
         let mut fours = rows;
         for i in 0..2 {
-            let (a, b, c, d) = (rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]);
-            witnessed!({
-                let (ab, cd) = (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpacklo_ps(c, d)));
-                fours[4 * i] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
-                fours[4 * i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
-                let (ab, cd) = (_mm256_castps_pd(_mm256_unpackhi_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
-                fours[4 * i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
-                fours[4 * i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
-            });
+            [fours[4 * i], fours[4 * i + 1], fours[4 * i + 2], fours[4 * i + 3]] =
+                Self::fours([rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]]);
         }
         for j in 0..4 {
             columns[j] = witnessed!(_mm256_permute2f128_ps::<0x20>(fours[j], fours[4 + j]));
             columns[4 + j] = witnessed!(_mm256_permute2f128_ps::<0x31>(fours[j], fours[4 + j]));
         }
         columns
+    }
+
+    /// The transpose of each half of four registers.
+    #[inline(always)]
+    fn fours([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        witnessed!({
+            let (low, low2) = (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpacklo_ps(c, d)));
+            let (high, high2) =
+                (_mm256_castps_pd(_mm256_unpackhi_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
+            [
+                _mm256_castpd_ps(_mm256_unpacklo_pd(low, low2)),
+                _mm256_castpd_ps(_mm256_unpackhi_pd(low, low2)),
+                _mm256_castpd_ps(_mm256_unpacklo_pd(high, high2)),
+                _mm256_castpd_ps(_mm256_unpackhi_pd(high, high2)),
+            ]
+        })
     }
 
     /// The integers of [`Vector::octave`], at the place of the exponent.
@@ -271,6 +319,49 @@ vector!(
             for i in 0..4 {
                 vectors[i] = Self(blocks[0][i], blocks[2][i]);
                 vectors[4 + i] = Self(blocks[1][i], blocks[3][i]);
+            }
+        }
+
+        #[inline(always)]
+        fn load_columns(token: Avx2, from: &[f64], pitch: usize) -> [Self; COLUMNS] {
+            let from = &from[..span(8, pitch)];
+            let mut columns = [Self::splat(token, 0.0); COLUMNS];
+            for (pair, columns) in columns.chunks_exact_mut(2).enumerate() {
+                // Two elements of each row, within the slice that was just cut.
+                let [a, b, c, d] = witnessed!({
+                    let at = from.as_ptr().add(2 * pair);
+                    let far = at.add(4 * pitch);
+                    [
+                        _mm256_set_m128d(_mm_loadu_pd(at.add(2 * pitch)), _mm_loadu_pd(at)),
+                        _mm256_set_m128d(_mm_loadu_pd(at.add(3 * pitch)), _mm_loadu_pd(at.add(pitch))),
+                        _mm256_set_m128d(_mm_loadu_pd(far.add(2 * pitch)), _mm_loadu_pd(far)),
+                        _mm256_set_m128d(_mm_loadu_pd(far.add(3 * pitch)), _mm_loadu_pd(far.add(pitch))),
+                    ]
+                });
+                columns[0] = Self(witnessed!(_mm256_unpacklo_pd(a, b)), witnessed!(_mm256_unpacklo_pd(c, d)));
+                columns[1] = Self(witnessed!(_mm256_unpackhi_pd(a, b)), witnessed!(_mm256_unpackhi_pd(c, d)));
+            }
+            columns
+        }
+
+        #[inline(always)]
+        fn store_columns([a, b, c, d]: [Self; COLUMNS], to: &mut [f64], pitch: usize) {
+            let to = &mut to[..span(8, pitch)];
+            for (half, [a, b, c, d]) in [[a.0, b.0, c.0, d.0], [a.1, b.1, c.1, d.1]].into_iter().enumerate() {
+                // As they are read.
+                witnessed!({
+                    let at = to.as_mut_ptr().add(4 * half * pitch);
+                    let even = [_mm256_unpacklo_pd(a, b), _mm256_unpacklo_pd(c, d)];
+                    let odd = [_mm256_unpackhi_pd(a, b), _mm256_unpackhi_pd(c, d)];
+                    for (i, rows) in [even, odd].iter().enumerate() {
+                        _mm_storeu_pd(at.add(i * pitch), _mm256_castpd256_pd128(rows[0]));
+                        _mm_storeu_pd(at.add(i * pitch + 2), _mm256_castpd256_pd128(rows[1]));
+                    }
+                    for (i, rows) in [even, odd].iter().enumerate() {
+                        _mm_storeu_pd(at.add((2 + i) * pitch), _mm256_extractf128_pd::<1>(rows[0]));
+                        _mm_storeu_pd(at.add((2 + i) * pitch + 2), _mm256_extractf128_pd::<1>(rows[1]));
+                    }
+                });
             }
         }
     }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::level::witness;
-use super::{EXPONENT, Half, Kernel, Line, Simd, Vector};
+use super::{COLUMNS, EXPONENT, Half, Kernel, Line, Simd, Vector, span};
 
 witness!(
     /// The witness of AVX-512 F, BW, DQ and VL, with FMA and F16C.
@@ -184,18 +184,8 @@ vector!(
             // Quarter q of `fours[4 i + j]` has column 4 q + j of rows 4 i to 4 i + 3.
             let mut fours = [vectors[0].0; 16];
             for i in 0..4 {
-                let (a, b) = (vectors[4 * i].0, vectors[4 * i + 1].0);
-                let (c, d) = (vectors[4 * i + 2].0, vectors[4 * i + 3].0);
-                witnessed!({
-                    let (ab, cd) =
-                        (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
-                    fours[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
-                    fours[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
-                    let (ab, cd) =
-                        (_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
-                    fours[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
-                    fours[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
-                });
+                [fours[4 * i], fours[4 * i + 1], fours[4 * i + 2], fours[4 * i + 3]] =
+                    Self::quarters([vectors[4 * i].0, vectors[4 * i + 1].0, vectors[4 * i + 2].0, vectors[4 * i + 3].0]);
             }
             for j in 0..4 {
                 let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
@@ -209,8 +199,65 @@ vector!(
                 });
             }
         }
+
+        #[inline(always)]
+        fn load_columns(_: Avx512, from: &[f32], pitch: usize) -> [Self; COLUMNS] {
+            let from = &from[..span(16, pitch)];
+            let mut rows = [witnessed!(_mm512_setzero_ps()); 4];
+            for (i, row) in rows.iter_mut().enumerate() {
+                // Quarter q reads four elements from row 4 q + i on, the last of which ends the slice that was just cut.
+                *row = witnessed!({
+                    let at = from.as_ptr().add(i * pitch);
+                    let row = _mm512_castps128_ps512(_mm_loadu_ps(at));
+                    let row = _mm512_insertf32x4::<1>(row, _mm_loadu_ps(at.add(4 * pitch)));
+                    let row = _mm512_insertf32x4::<2>(row, _mm_loadu_ps(at.add(8 * pitch)));
+                    _mm512_insertf32x4::<3>(row, _mm_loadu_ps(at.add(12 * pitch)))
+                });
+            }
+            let [a, b, c, d] = Self::quarters(rows);
+            [Self(a), Self(b), Self(c), Self(d)]
+        }
+
+        #[inline(always)]
+        fn store_columns([a, b, c, d]: [Self; COLUMNS], to: &mut [f32], pitch: usize) {
+            let to = &mut to[..span(16, pitch)];
+            let rows = Self::quarters([a.0, b.0, c.0, d.0]);
+            // As they are read.
+            witnessed!({
+                for (i, row) in rows.iter().enumerate() {
+                    _mm_storeu_ps(to.as_mut_ptr().add(i * pitch), _mm512_castps512_ps128(*row));
+                }
+                for (i, row) in rows.iter().enumerate() {
+                    _mm_storeu_ps(to.as_mut_ptr().add((4 + i) * pitch), _mm512_extractf32x4_ps::<1>(*row));
+                }
+                for (i, row) in rows.iter().enumerate() {
+                    _mm_storeu_ps(to.as_mut_ptr().add((8 + i) * pitch), _mm512_extractf32x4_ps::<2>(*row));
+                }
+                for (i, row) in rows.iter().enumerate() {
+                    _mm_storeu_ps(to.as_mut_ptr().add((12 + i) * pitch), _mm512_extractf32x4_ps::<3>(*row));
+                }
+            });
+        }
     }
 );
+
+impl F32 {
+    /// The transpose of each quarter of four registers.
+    #[inline(always)]
+    fn quarters([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+        witnessed!({
+            let (low, low2) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
+            let (high, high2) =
+                (_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+            [
+                _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2)),
+                _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2)),
+            ]
+        })
+    }
+}
 
 vector!(
     F64, f64, __m512d, 8, __mmask8,
@@ -244,6 +291,56 @@ vector!(
                     vectors[6 + j].0 = _mm512_shuffle_f64x2::<0xdd>(odd, odd2);
                 });
             }
+        }
+
+        #[inline(always)]
+        fn load_columns(token: Avx512, from: &[f64], pitch: usize) -> [Self; COLUMNS] {
+            let from = &from[..span(8, pitch)];
+            let mut columns = [Self::splat(token, 0.0); COLUMNS];
+            for (pair, columns) in columns.chunks_exact_mut(2).enumerate() {
+                let mut rows = [columns[0].0; 2];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    // Quarter q reads two elements of row 2 q + i, within the slice that was just cut.
+                    *row = witnessed!({
+                        let at = from.as_ptr().add(i * pitch + 2 * pair);
+                        let row = _mm512_castpd128_pd512(_mm_loadu_pd(at));
+                        let row = _mm512_insertf64x2::<1>(row, _mm_loadu_pd(at.add(2 * pitch)));
+                        let row = _mm512_insertf64x2::<2>(row, _mm_loadu_pd(at.add(4 * pitch)));
+                        _mm512_insertf64x2::<3>(row, _mm_loadu_pd(at.add(6 * pitch)))
+                    });
+                }
+                columns[0] = Self(witnessed!(_mm512_unpacklo_pd(rows[0], rows[1])));
+                columns[1] = Self(witnessed!(_mm512_unpackhi_pd(rows[0], rows[1])));
+            }
+            columns
+        }
+
+        #[inline(always)]
+        fn store_columns([a, b, c, d]: [Self; COLUMNS], to: &mut [f64], pitch: usize) {
+            let to = &mut to[..span(8, pitch)];
+            // Quarter q of the first pair has two elements of row 2 q, of the second those of the row after it.
+            let even = witnessed!([_mm512_unpacklo_pd(a.0, b.0), _mm512_unpacklo_pd(c.0, d.0)]);
+            let odd = witnessed!([_mm512_unpackhi_pd(a.0, b.0), _mm512_unpackhi_pd(c.0, d.0)]);
+            // As they are read.
+            witnessed!({
+                let at = to.as_mut_ptr();
+                for (i, rows) in [even, odd].iter().enumerate() {
+                    _mm_storeu_pd(at.add(i * pitch), _mm512_castpd512_pd128(rows[0]));
+                    _mm_storeu_pd(at.add(i * pitch + 2), _mm512_castpd512_pd128(rows[1]));
+                }
+                for (i, rows) in [even, odd].iter().enumerate() {
+                    _mm_storeu_pd(at.add((2 + i) * pitch), _mm512_extractf64x2_pd::<1>(rows[0]));
+                    _mm_storeu_pd(at.add((2 + i) * pitch + 2), _mm512_extractf64x2_pd::<1>(rows[1]));
+                }
+                for (i, rows) in [even, odd].iter().enumerate() {
+                    _mm_storeu_pd(at.add((4 + i) * pitch), _mm512_extractf64x2_pd::<2>(rows[0]));
+                    _mm_storeu_pd(at.add((4 + i) * pitch + 2), _mm512_extractf64x2_pd::<2>(rows[1]));
+                }
+                for (i, rows) in [even, odd].iter().enumerate() {
+                    _mm_storeu_pd(at.add((6 + i) * pitch), _mm512_extractf64x2_pd::<3>(rows[0]));
+                    _mm_storeu_pd(at.add((6 + i) * pitch + 2), _mm512_extractf64x2_pd::<3>(rows[1]));
+                }
+            });
         }
     }
 );

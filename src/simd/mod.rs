@@ -104,6 +104,16 @@ pub(crate) fn prefetch(address: *const u8) {
 #[repr(C, align(64))]
 pub(crate) struct Line<A>(A);
 
+/// The columns of [`Vector::load_columns`].
+pub(crate) const COLUMNS: usize = 4;
+
+/// The elements from the first row's to the last of the columns of so many rows.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn span(rows: usize, pitch: usize) -> usize {
+    pitch.saturating_mul(rows - 1).saturating_add(COLUMNS)
+}
+
 /// A fixed number of lanes, on which every operation acts lane by lane.
 pub(crate) trait Vector: Copy {
     /// The element of a lane.
@@ -190,6 +200,33 @@ pub(crate) trait Vector: Copy {
                 *to = from.as_ref()[i];
             }
             *vector = Self::load(token, to.as_ref());
+        }
+    }
+
+    /// Four columns of as many rows as there are lanes: lane i of vector j is element j of row i. Rows begin `pitch`
+    /// elements from each other; panics where the last has fewer than four.
+    #[inline(always)]
+    fn load_columns(token: Self::Token, from: &[Self::Scalar], pitch: usize) -> [Self; COLUMNS] {
+        let mut columns = [Self::splat(token, Self::Scalar::ZERO).to_array(); COLUMNS];
+        for row in 0..Self::LANES {
+            for (column, from) in columns.iter_mut().zip(&from[row * pitch..][..COLUMNS]) {
+                column.as_mut()[row] = *from;
+            }
+        }
+        let mut vectors = [Self::splat(token, Self::Scalar::ZERO); COLUMNS];
+        for (vector, column) in vectors.iter_mut().zip(&columns) {
+            *vector = Self::load(token, column.as_ref());
+        }
+        vectors
+    }
+
+    /// The reverse of [`Vector::load_columns`], row after row: they may overlap, the later one stays.
+    #[inline(always)]
+    fn store_columns(columns: [Self; COLUMNS], to: &mut [Self::Scalar], pitch: usize) {
+        for row in 0..Self::LANES {
+            for (to, column) in to[row * pitch..][..COLUMNS].iter_mut().zip(&columns) {
+                *to = column.to_array().as_ref()[row];
+            }
         }
     }
 

@@ -37,7 +37,14 @@ pub(super) fn map<F: Function>(
     };
     options.threads.map(check_threads).transpose()?;
     let size = x.size();
-    if !last || len == 0 || size == 0 || size > SMALL || options.mask.is_some() || is_extreme(temperature) {
+    if !last
+        || len == 0
+        || size == 0
+        || size > SMALL
+        || size > 2 * len
+        || options.mask.is_some()
+        || is_extreme(temperature)
+    {
         return Ok(false);
     }
     let level = options.level.unwrap_or_else(Level::active);

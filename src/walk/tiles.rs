@@ -7,9 +7,8 @@ use super::{Call, Function, Interrupt, for_each_part};
 use crate::element::DType;
 use crate::error::Result;
 use crate::kernel::Temperature;
-use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Strip, Strips, WriteRows};
+use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Room, Strip, Strips, WriteRows};
 use crate::kernel::fold::{BLOCK, CHUNK, Fold, Precision};
-use crate::kernel::real::Stored;
 use crate::kernel::row::{Results, Store, copy_some, copy_streaming};
 use crate::memory::{Compute, Cut, Lines, LinesMut, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, LINE, Simd, dispatch};
@@ -74,9 +73,9 @@ pub(super) struct Tiles<'a, C: Compute> {
     strips: Vec<Folds<C>>,
     /// The folds of their present blocks.
     blocks: Vec<Folds<C>>,
-    /// Room for the fold of a chunk, and for its sums.
+    /// Room for the fold of a chunk, and for what it is made of.
     chunk: Folds<C>,
-    slots: [Stored; LANES],
+    room: Room<C>,
     /// Their temperatures: one for each, or one for all.
     temperatures: Vec<Temperature<C>>,
 }
@@ -123,7 +122,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
             strips,
             blocks,
             chunk: Folds::empty(),
-            slots: [[0.0; LANES]; LANES],
+            room: Room::new(),
             temperatures,
         })
     }
@@ -193,8 +192,8 @@ impl<'a, C: Compute> Tiles<'a, C> {
                         1 => &self.temperatures[..],
                         _ => &self.temperatures[index * C::LANES..],
                     };
-                    let (tile, slots, precision) = (&self.data[..], &mut self.slots, PhantomData::<P>);
-                    token.call(FoldStrip { tile, strip, temperatures, fixed: shifts, folds, slots, next, precision });
+                    let (tile, room, precision) = (&self.data[..], &mut self.room, PhantomData::<P>);
+                    token.call(FoldStrip { tile, strip, temperatures, fixed: shifts, folds, room, next, precision });
                     if !begins {
                         self.blocks[index].add(&self.chunk);
                     }

@@ -129,7 +129,7 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         *written += both;
         add_terms::<S, T, T::Sum<Rounded>, true, MODE>(token, &mut sum, x_rest, keep_rest, &exp, ahead);
 
-        let sum = halve(lanes::<S, T>(token, sum), T::add_wide);
+        let sum = halve(lanes::<S, T, T::Sum<Rounded>>(token, sum), T::add_wide);
         let nan = T::double(sum).high.is_nan();
         Some(Fold { max, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) })
     }
