@@ -364,14 +364,14 @@ fn single<S: Simd, T: Real, P: Precision, const MODE: u8>(
         b.store(second);
     }
     // The same tree, in registers.
-    const HALF: usize = LANES / 2;
-    let mut sums = [[S::F64::splat(token, 0.0); 2]; HALF];
-    for slot in 0..HALF {
+    let mut sums = [[S::F64::splat(token, 0.0); 2]; LANES / 2];
+    let half = LANES / 2;
+    for slot in 0..half {
         if slot < strip.rows {
             sums[slot] = wide_of::<S, T, P>(token, exp, &terms[slot]);
         }
-        if slot + HALF < strip.rows {
-            sums[slot] = T::add_wides::<S>(sums[slot], wide_of::<S, T, P>(token, exp, &terms[slot + HALF]));
+        if slot + half < strip.rows {
+            sums[slot] = T::add_wides::<S>(sums[slot], wide_of::<S, T, P>(token, exp, &terms[slot + half]));
         }
     }
     for half in [4, 2, 1] {

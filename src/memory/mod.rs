@@ -416,15 +416,12 @@ pub(crate) fn exceeds_last_cache(bytes: usize) -> bool {
     bytes / 3 * 4 >= *LAST.get_or_init(|| last_cache().unwrap_or(USUAL_LAST))
 }
 
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "the C library's question about the machine")]
+/// The size of the cache of the highest level, from the kernel. (`sysconf` multiplies by the sockets' cores: on virtual
+/// machines of some makers it says ten times as much.)
 fn last_cache() -> Option<usize> {
-    // SAFETY: `sysconf` takes any number and touches no memory of ours.
-    let size = unsafe { libc::sysconf(libc::_SC_LEVEL3_CACHE_SIZE) };
-    usize::try_from(size).ok().filter(|size| *size > 0)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn last_cache() -> Option<usize> {
-    None
+    let cache = std::path::Path::new("/sys/devices/system/cpu/cpu0/cache");
+    let number = |text: &str| text.trim().trim_end_matches('K').parse::<usize>().ok();
+    let of = |index: usize, what| std::fs::read_to_string(cache.join(format!("index{index}/{what}"))).ok();
+    let caches = (0..8).filter_map(|index| Some((number(&of(index, "level")?)?, number(&of(index, "size")?)?)));
+    caches.max().map(|(_, kilobytes)| kilobytes << 10).filter(|size| *size > 0)
 }

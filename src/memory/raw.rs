@@ -174,3 +174,25 @@ impl Compute for f64 {
         &KEPT
     }
 }
+
+/// Half precision, many at once.
+pub(super) trait Halves: Element + Default {
+    /// The nearest of each number.
+    fn narrow_all<S: Simd, C: Compute>(token: S, from: &[C], to: &mut [Self]);
+}
+
+impl Halves for f16 {
+    #[inline(always)]
+    fn narrow_all<S: Simd, C: Compute>(token: S, from: &[C], to: &mut [Self]) {
+        C::into_halves(token, from, to);
+    }
+}
+
+impl Halves for bf16 {
+    #[inline(always)]
+    fn narrow_all<S: Simd, C: Compute>(_: S, from: &[C], to: &mut [Self]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = (*from).into();
+        }
+    }
+}

@@ -86,6 +86,20 @@ impl<'a> Source<'a> {
         self.plan.lanes_from(first, end, most)
     }
 
+    /// Asks for the lines of elements of a row that lie one after another, so many elements further on. (Nothing is done
+    /// for others.)
+    #[inline]
+    pub(crate) fn ask(&self, row: usize, elements: Range<usize>, ahead: usize) {
+        let size = self.view.dtype.size();
+        if self.plan.axis_stride(self.operand) != Some(size.cast_signed()) {
+            return;
+        }
+        let row = self.view.pointer.wrapping_offset(row_offset(self.plan, self.operand, row));
+        for at in (elements.start * size..elements.end * size).step_by(LINE) {
+            prefetch(row.wrapping_add(ahead * size + at));
+        }
+    }
+
     /// Whether [`Source::read_halves`] reads it.
     pub(crate) fn is_half(&self) -> bool {
         self.lends::<f16>() || self.lends::<bf16>()
@@ -104,19 +118,12 @@ impl<'a> Source<'a> {
         ahead: usize,
     ) -> bool {
         let elements = start..start + to.len();
-        let ask = |first: *const u8| {
-            for line in (0..elements.len()).step_by(LINE / size_of::<f16>()) {
-                prefetch(first.wrapping_add((ahead + line) * size_of::<f16>()));
-            }
-        };
         if self.lends::<f16>() {
-            let from = self.row::<f16>(row, elements.clone());
-            ask(from.as_ptr().cast());
-            C::of_halves(token, from, to);
+            self.ask(row, elements.clone(), ahead);
+            C::of_halves(token, self.row::<f16>(row, elements), to);
         } else if self.lends::<bf16>() {
-            let from = self.row::<bf16>(row, elements.clone());
-            ask(from.as_ptr().cast());
-            for (to, from) in to.iter_mut().zip(from) {
+            self.ask(row, elements.clone(), ahead);
+            for (to, from) in to.iter_mut().zip(self.row::<bf16>(row, elements)) {
                 *to = C::of(*from);
             }
         } else {

@@ -4,15 +4,17 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use smallvec::SmallVec;
 
-use super::raw::{Compute, RawFloat};
+use super::raw::{Compute, Halves, RawFloat};
 use super::{Grid, Tile, View, ViewMut, check, is_direct, is_line, row_offset, walk};
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
+use crate::kernel::fold::CHUNK;
 use crate::shape::{self, Plan};
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 
 /// How an output is cut among the tasks of a call: blocks of `rows` rows, or of `elements` elements of a row.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +102,35 @@ impl<'a> Target<'a> {
     }
 }
 
+/// Writes numbers as half precision.
+#[inline(always)]
+fn write_halves<S: Simd, C: Compute, H: Halves>(token: S, from: &[C], to: &mut [H], streams: bool)
+where
+    [H]: HalfFloatSliceExt,
+{
+    if !streams {
+        H::narrow_all(token, from, to);
+        return;
+    }
+    // Converted in the first cache, and copied from there: all but the first and the last in whole lines.
+    let mut some = [H::default(); CHUNK];
+    let mut most = CHUNK - past_line(to);
+    let (mut from, mut to) = (from, to);
+    while !from.is_empty() {
+        let count = most.min(from.len());
+        let (first, rest) = from.split_at(count);
+        let (first_to, rest_to) = to.split_at_mut(count);
+        H::narrow_all(token, first, &mut some[..count]);
+        token.stream_halves(some[..count].reinterpret_cast(), first_to.reinterpret_cast_mut());
+        (from, to, most) = (rest, rest_to, CHUNK);
+    }
+}
+
+/// The elements between the beginning of a line and that of a slice.
+fn past_line<T>(of: &[T]) -> usize {
+    of.as_ptr().addr() % LINE / size_of::<T>()
+}
+
 /// A part of a [`Target`] that no other task has.
 pub(crate) struct Part<'a> {
     target: &'a Target<'a>,
@@ -162,20 +193,37 @@ impl Part<'_> {
     }
 
     /// [`Part::write`] for half precision that lies in memory element after element, compiled for the level of the
-    /// kernel that it is inlined into; false, and nothing done, for anything else.
+    /// kernel that it is inlined into, and past the cache where it is to be; false, and nothing done, for anything else.
     #[inline(always)]
-    pub(crate) fn write_halves<S: Simd, C: Compute>(&mut self, token: S, row: usize, start: usize, from: &[C]) -> bool {
+    pub(crate) fn write_halves<S: Simd, C: Compute>(
+        &mut self,
+        token: S,
+        row: usize,
+        start: usize,
+        from: &[C],
+        streams: bool,
+    ) -> bool {
         let elements = start..start + from.len();
         if self.lends::<f16>() {
-            C::into_halves(token, from, self.row::<f16>(row, elements));
+            write_halves::<S, C, f16>(token, from, self.row(row, elements), streams);
         } else if self.lends::<bf16>() {
-            for (to, from) in self.row::<bf16>(row, elements).iter_mut().zip(from) {
-                *to = (*from).into();
-            }
+            write_halves::<S, C, bf16>(token, from, self.row(row, elements), streams);
         } else {
             return false;
         }
         true
+    }
+
+    /// The elements between the beginning of a line and that of a row which [`Part::write_halves`] writes. (Else 0.)
+    pub(crate) fn past_line(&mut self, row: usize) -> usize {
+        let elements = self.elements.clone();
+        if self.lends::<f16>() {
+            past_line(self.row::<f16>(row, elements))
+        } else if self.lends::<bf16>() {
+            past_line(self.row::<bf16>(row, elements))
+        } else {
+            0
+        }
     }
 
     /// Writes the one result of a row of a reduction.

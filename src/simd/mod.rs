@@ -74,6 +74,12 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 
+    /// Copies half precision, the whole lines of it past the cache, in the order that [`Simd::fence`] makes.
+    #[inline(always)]
+    fn stream_halves(self, from: &[u16], to: &mut [u16]) {
+        to.copy_from_slice(from);
+    }
+
     /// Asks for the cache line that holds `data[index]`, which may lie past the end, into the second cache.
     ///
     /// (The first has no room for what is far enough ahead, and reads from the second keep up with the arithmetic.)
@@ -103,6 +109,17 @@ pub(crate) fn prefetch(address: *const u8) {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Line<A>(A);
+
+/// The elements before the first whole line, those of whole lines, and the rest.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn cut_at_lines<T>(out: &mut [T]) -> (&mut [T], &mut [T], &mut [T]) {
+    let line = LINE / size_of::<T>();
+    let (head, lines) = out.split_at_mut(out.as_ptr().align_offset(LINE).min(out.len()));
+    let whole = lines.len() / line * line;
+    let (lines, rest) = lines.split_at_mut(whole);
+    (head, lines, rest)
+}
 
 /// The columns of [`Vector::load_columns`].
 pub(crate) const COLUMNS: usize = 4;

@@ -188,7 +188,9 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
             token.call(row::WriteInPlace { data: &mut data, kept: &[], temperature, results });
             reader.exclude_of_undefined::<F>(row, elements.start, &mut data, results.is_undefined());
         }
-        token.call(WriteCopied { part: &mut self.part, row, start: elements.start, from: &data });
+        let (part, store) = (&mut self.part, self.store);
+        token.call(WriteCopied { part, row, start: elements.start, from: &data, store });
+        token.fence();
         Ok(())
     }
 }

@@ -79,7 +79,8 @@ pub(super) fn run<F: Function, C: Compute>(
             Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
         let keeps = match F::KEEPS {
             true if overlaps => apart::<C>(len) + len,
-            true if len <= most_kept(store) => room::<C>(len) * group,
+            // (Of half precision there are half as many stores.)
+            true if len <= most_kept(if source.is_half() { Store::Cached } else { store }) => room::<C>(len) * group,
             _ => 0,
         };
         let copies = match (copied, group) {
@@ -111,6 +112,7 @@ pub(super) struct WriteCopied<'r, 'a, C> {
     pub(super) row: usize,
     pub(super) start: usize,
     pub(super) from: &'r [C],
+    pub(super) store: Store,
 }
 
 impl<C: Compute> Kernel for WriteCopied<'_, '_, C> {
@@ -118,7 +120,8 @@ impl<C: Compute> Kernel for WriteCopied<'_, '_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        if !self.part.write_halves(token, self.row, self.start, self.from) {
+        let streams = self.store == Store::Streaming;
+        if !self.part.write_halves(token, self.row, self.start, self.from, streams) {
             self.part.write(self.row, self.start, self.from);
         }
     }
@@ -329,14 +332,24 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let fold = reader.fold::<S, F::Sum>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
         let vacant = reader.is_vacant(row, &fold);
         let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
-        let step = reader.piece(keeps > 0);
-        for start in (0..reader.len).step_by(step) {
-            let block = start..reader.len.min(start + step);
-            if reader.len > step && !vacant {
+        let whole = reader.len <= self.scratch.len();
+        // Half precision by chunks, which stay in the first cache until they are converted again. All but the first and
+        // the last are whole lines.
+        let halves = reader.source.is_half();
+        let step = if halves { CHUNK } else { BLOCK };
+        let past = if reader.len > step { self.part.past_line(row) } else { 0 };
+        let (mut start, mut next) = (0, step - past);
+        while start < reader.len {
+            let block = start..reader.len.min(next);
+            (start, next) = (block.end, block.end + step);
+            if !whole && !vacant {
                 reader.copy_ahead(token, row, block.clone(), &mut self.scratch[..block.len()], reader.len);
+            } else if halves {
+                // The next row's, while memory would only be written.
+                reader.source.ask(row, block.clone(), reader.len);
             }
-            let kept = if keeps == 0 { 0..0 } else { block.clone() };
-            self.write_copied(token, Copied { row, block, at: 0, kept, vacant, temperature: &temperature }, &results);
+            let (at, kept) = (if whole { block.start } else { 0 }, if keeps == 0 { 0..0 } else { block.clone() });
+            self.write_copied(token, Copied { row, block, at, kept, vacant, temperature: &temperature }, &results);
         }
     }
 
@@ -391,7 +404,9 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             token.call(row::WriteInPlace { data, kept, temperature, results });
             self.reader.exclude_of_undefined::<F>(row, block.start, data, results.is_undefined());
         }
-        token.call(WriteCopied { part: &mut self.part, row, start: block.start, from: data });
+        let store = if self.reader.len > KEPT_OF_STREAMED { self.store } else { Store::Cached };
+        let part = &mut self.part;
+        token.call(WriteCopied { part, row, start: block.start, from: data, store });
     }
 }
 

@@ -15,6 +15,8 @@ use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// Up to so many elements.
 const SMALL: usize = 4096;
+/// In up to so many rows: more are done faster together.
+const ROWS: usize = 12;
 
 /// Does the call and says so, if it is one of these. What it cannot do it leaves to the other ways untouched.
 #[inline]
@@ -41,7 +43,7 @@ pub(super) fn map<F: Function>(
         || len == 0
         || size == 0
         || size > SMALL
-        || size > 2 * len
+        || size > ROWS * len
         || options.mask.is_some()
         || is_extreme(temperature)
     {

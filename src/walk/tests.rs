@@ -1,5 +1,6 @@
 //! Results that are written past the cache: the same bits as through it, for rows of every length and place.
 
+use half::{bf16, f16};
 use ndarray::{Array1, Array2, ArrayViewMut2, Axis as NdAxis};
 
 use crate::error::Result;
@@ -80,6 +81,12 @@ fn rows_of_float32() {
 #[test]
 fn rows_of_float64() {
     check::<f64>(|value| value);
+}
+
+#[test]
+fn rows_of_half_precision() {
+    check::<f16>(f16::from_f64);
+    check::<bf16>(bf16::from_f64);
 }
 
 /// Rows together, where they lie or by way of working memory, and each by itself.
