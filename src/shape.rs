@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
+use crate::simd::LINE;
 
 /// Lengths of axes. Few arrays have more than four.
 pub(crate) type Shape = SmallVec<[usize; 4]>;
@@ -129,6 +130,15 @@ impl Plan {
     pub(crate) fn lanes_from(&self, first: usize, end: usize, most: usize) -> usize {
         let most = if self.axis.len() <= 1 { most } else { 1 };
         most.min(end - first).min(self.lanes() - first % self.lanes())
+    }
+
+    /// The rows of an operand whose first element is at `address` that would lie before it in its line of memory, where
+    /// all of its lines begin alike; else 0.
+    pub(crate) fn past_line(&self, operand: usize, address: usize, size: usize) -> usize {
+        let Some((lane, outer)) = self.outer.split_last() else { return 0 };
+        let alike = |dim: &Dim| dim.strides[operand].unsigned_abs().is_multiple_of(LINE);
+        let lines = lane.strides[operand] == size.cast_signed() && outer.iter().chain(&self.axis).all(alike);
+        if lines && address.is_multiple_of(size) { address % LINE / size } else { 0 }
     }
 
     /// Whether all rows of an operand lie one after another in memory.

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use super::Temperature;
 use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_maxima};
-use super::fold::{Fold, Partial, Precision, Sum, term, wide_sum, wide_term};
+use super::fold::{Fold, Partial, Precision, Sum, term, wide_sum};
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
 use crate::simd::{COLUMNS, Kernel, Simd, Vector};
@@ -368,10 +368,10 @@ fn single<S: Simd, T: Real, P: Precision, const MODE: u8>(
     let half = LANES / 2;
     for slot in 0..half {
         if slot < strip.rows {
-            sums[slot] = wide_of::<S, T, P>(token, exp, &terms[slot]);
+            sums[slot] = wide_of::<S, T>(token, &terms[slot]);
         }
         if slot + half < strip.rows {
-            sums[slot] = T::add_wides::<S>(sums[slot], wide_of::<S, T, P>(token, exp, &terms[slot + half]));
+            sums[slot] = T::add_wides::<S>(sums[slot], wide_of::<S, T>(token, &terms[slot + half]));
         }
     }
     for half in [4, 2, 1] {
@@ -384,15 +384,10 @@ fn single<S: Simd, T: Real, P: Precision, const MODE: u8>(
     sums[0]
 }
 
-/// [`wide_term`] of what was stored.
+/// A slot's sum, from what was stored.
 #[inline(always)]
-fn wide_of<S: Simd, T: Real, P: Precision>(
-    token: S,
-    exp: &Exp<T::Vector<S>>,
-    [first, second]: &[[T; LANES]; 2],
-) -> Wide<S> {
-    let term = [T::Vector::<S>::load(token, first), T::Vector::<S>::load(token, second)];
-    wide_term::<S, T, P>(token, exp, term)
+fn wide_of<S: Simd, T: Real>(token: S, [high, low]: &[[T; LANES]; 2]) -> Wide<S> {
+    T::wide_sum(token, T::Vector::<S>::load(token, high), T::Vector::<S>::load(token, low))
 }
 
 /// What the results of a strip are computed from.

@@ -183,13 +183,18 @@ pub(crate) fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
 /// The sum of each lane.
 #[inline(always)]
 pub(crate) fn wide_sum<S: Simd, T: Real, P: Precision>(token: S, sum: Sum<T::Vector<S>>) -> Wide<S> {
-    let guard = T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard());
-    let wide = T::wide_sum(token, sum.high.sub(guard), sum.low);
-    if Sum::<T::Vector<S>>::is_whole::<P>() { wide } else { T::add_apart(token, wide, sum.center, sum.apart) }
+    let high = sum.high.sub(T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard()));
+    let wide = T::wide_sum(token, high, sum.low);
+    if Sum::<T::Vector<S>>::is_whole::<P>() {
+        return wide;
+    }
+    // At most a twentieth of the sum, so that it may be rounded.
+    let more = sum.center.mul_add(high.add(sum.low), sum.apart);
+    T::add_wides::<S>(wide, T::widened(token, more))
 }
 
-/// The sum of one term, s * (1 + p), in each lane: what [`Sum::add`] makes of it, of which the guard's part is exact. Two
-/// numbers, for [`wide_term`].
+/// The sum of one term, s * (1 + p), in each lane, as two numbers for [`Real::wide_sum`]: what [`Sum::add`] and
+/// [`wide_sum`] make of it, of which the guard's part is exact.
 #[inline(always)]
 pub(crate) fn term<S: Simd, T: Real, P: Precision>(
     token: S,
@@ -202,20 +207,7 @@ pub(crate) fn term<S: Simd, T: Real, P: Precision>(
         sum.add::<P>(p, s);
         return [sum.high.sub(T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard())), sum.low];
     }
-    [s, p.sub(exp.center).mul(s)]
-}
-
-/// The sum of such a term.
-#[inline(always)]
-pub(crate) fn wide_term<S: Simd, T: Real, P: Precision>(
-    token: S,
-    exp: &Exp<T::Vector<S>>,
-    [high, low]: [T::Vector<S>; 2],
-) -> Wide<S> {
-    if Sum::<T::Vector<S>>::is_whole::<P>() {
-        return T::wide_sum(token, high, low);
-    }
-    T::add_apart(token, T::widened(token, high), exp.center, low)
+    [s, exp.center.mul_add(s, p.sub(exp.center).mul(s))]
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.

@@ -66,8 +66,6 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn narrowed<S: Simd>(token: S, wide: Wide<S>) -> Self::Vector<S>;
     /// `high + low` of each lane.
     fn wide_sum<S: Simd>(token: S, high: Self::Vector<S>, low: Self::Vector<S>) -> Wide<S>;
-    /// `sum * (1 + center) + apart` of each lane; the sum alone where there are no steps.
-    fn add_apart<S: Simd>(token: S, sum: Wide<S>, center: Self::Vector<S>, apart: Self::Vector<S>) -> Wide<S>;
     /// [`Real::add_wide`] of each lane.
     fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S>;
     /// The sum over the lanes of each of so many [`Wide`] as there are lanes, as a halving tree ([`super::fold::halve`]).
@@ -219,13 +217,6 @@ impl Real for f32 {
     #[inline(always)]
     fn wide_sum<S: Simd>(token: S, high: S::F32, low: S::F32) -> Wide<S> {
         Self::add_wides::<S>(token.widen(high), token.widen(low))
-    }
-
-    #[inline(always)]
-    fn add_apart<S: Simd>(token: S, sum: Wide<S>, center: S::F32, apart: S::F32) -> Wide<S> {
-        let (center, apart) = (token.widen(center), token.widen(apart));
-        let more = [sum[0].mul(center[0]).add(apart[0]), sum[1].mul(center[1]).add(apart[1])];
-        Self::add_wides::<S>(sum, more)
     }
 
     #[inline(always)]
@@ -384,11 +375,6 @@ impl Real for f64 {
     #[inline(always)]
     fn wide_sum<S: Simd>(_: S, high: S::F64, low: S::F64) -> Wide<S> {
         two_sum(high, low).into()
-    }
-
-    #[inline(always)]
-    fn add_apart<S: Simd>(_: S, sum: Wide<S>, _: S::F64, _: S::F64) -> Wide<S> {
-        sum
     }
 
     // As `Double::plus`.

@@ -134,6 +134,11 @@ impl<'a> View<'a> {
         Self { pointer: self.pointer.wrapping_offset(offset), shape, ..self.clone() }
     }
 
+    /// Where the first element is.
+    pub(crate) fn address(&self) -> usize {
+        self.pointer.addr()
+    }
+
     /// The number of elements.
     pub(crate) fn size(&self) -> usize {
         self.shape.iter().product()

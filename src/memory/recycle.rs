@@ -37,10 +37,11 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Large blocks begin at a large page, so that the system can use such.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Before the memory that is given out, in the same block: the block's size. Results begin with a line of the cache, so
-/// that columns are written in whole lines, and half a page away from where the C library's large blocks begin: a load
-/// whose address is a little after that of a recent store, modulo a page, waits for it (see `kernel::stream::overlap`).
-const HEADER: usize = 2048 + LINE;
+/// Before the memory that is given out, in the same block: the block's size. Results begin as far from a line of the
+/// cache as the C library's large blocks do, so that lines of logits and of results are alike: tiles of columns then
+/// have whole lines of both. And they begin half a page away from those: a load whose address is a little after that of
+/// a recent store, modulo a page, waits for it (see `kernel::stream::overlap`).
+const HEADER: usize = 2048 + 16;
 
 /// The bytes that may be kept; this value: not yet asked.
 static ALLOWED: AtomicUsize = AtomicUsize::new(UNKNOWN);
@@ -320,7 +321,7 @@ mod tests {
         // SAFETY: memory is used between its allocation and its end only, within its size.
         unsafe {
             let first = allocate(size);
-            assert_eq!(first.align_offset(LINE), 0);
+            assert_eq!(first.addr() % LINE, 16);
             ptr::write_bytes(first, 7, size);
             free(first);
             assert_eq!(kept(), [size]);

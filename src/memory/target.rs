@@ -21,6 +21,8 @@ use crate::simd::{LINE, Simd};
 pub(crate) struct Cut {
     pub(crate) rows: usize,
     pub(crate) elements: usize,
+    /// Rows by which blocks begin earlier than at a multiple of `rows`: less than that.
+    pub(crate) early: usize,
 }
 
 /// An array as rows to write, a part to a task.
@@ -54,8 +56,10 @@ impl<'a> Target<'a> {
         if !shape::is_injective(dims, view.array().dtype.size()) {
             return Err(Error::Internal("a plan writes an element twice".into()));
         }
-        let cut = Cut { rows: cut.rows.max(1), elements: cut.elements.clamp(1, len.max(1)) };
-        let parts = plan.rows.div_ceil(cut.rows) * len.div_ceil(cut.elements);
+        let rows = cut.rows.max(1);
+        let cut = Cut { rows, elements: cut.elements.clamp(1, len.max(1)), early: cut.early % rows };
+        let parts = if plan.rows == 0 { 0 } else { plan.rows.saturating_add(cut.early).div_ceil(rows) };
+        let parts = parts * len.div_ceil(cut.elements);
         let taken = std::iter::repeat_with(AtomicBool::default).take(parts).collect();
         Ok(Self { view: view.array.clone(), exclusive: PhantomData, plan, operand, len, cut, bounds: None, taken })
     }
@@ -71,7 +75,7 @@ impl<'a> Target<'a> {
         if plan.rows != 1 || !bounds.is_sorted() || bounds.last().is_none_or(|last| *last > plan.len) {
             return Err(Error::Internal("parts of a row overlap or reach outside it".into()));
         }
-        let whole = Self::new(view, plan, operand, false, Cut { rows: 1, elements: usize::MAX })?;
+        let whole = Self::new(view, plan, operand, false, Cut { rows: 1, elements: usize::MAX, early: 0 })?;
         let taken = std::iter::repeat_with(AtomicBool::default).take(bounds.len() - 1).collect();
         Ok(Self { bounds: Some(bounds), taken, ..whole })
     }
@@ -88,11 +92,11 @@ impl<'a> Target<'a> {
             return Part { target: self, rows: 0..1, elements: bounds[index]..bounds[index + 1] };
         }
         let across = self.len.div_ceil(self.cut.elements);
-        let first = index / across * self.cut.rows;
+        let end = (index / across).saturating_add(1).saturating_mul(self.cut.rows) - self.cut.early;
         let start = index % across * self.cut.elements;
         Part {
             target: self,
-            rows: first..(first + self.cut.rows).min(self.plan.rows),
+            rows: end.saturating_sub(self.cut.rows)..end.min(self.plan.rows),
             elements: start..(start + self.cut.elements).min(self.len),
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let store = call.store(out.array().dtype);
-    let cut = Cut { rows: call.rows_per_task(), elements: usize::MAX };
+    let cut = Cut { rows: call.rows_per_task(), elements: usize::MAX, early: 0 };
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
         let manner = match (part.lends::<C>(), mask.is_none(), source.lends::<C>()) {

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::reader::Reader;
-use super::{Call, Function, Interrupt, for_each_part};
+use super::{Call, Function, Interrupt, OUT, for_each_part};
 use crate::element::DType;
 use crate::error::Result;
 use crate::kernel::Temperature;
@@ -48,14 +48,17 @@ pub(super) fn run<F: Function, C: Compute>(
     let temperatures = call.temperatures::<C>()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
     let shape = Tiles::<C>::shape(call, call.plan.len, source.is_dense::<C>());
-    let cut = Cut { rows: call.rows_per_task().next_multiple_of(shape.0), elements: usize::MAX };
     let store = call.store(out.array().dtype);
+    // Tiles begin where lines of the output do, which only then can be written past the cache.
+    let (address, size) = (out.array().address(), out.array().dtype.size());
+    let early = if store == Store::Streaming { call.plan.past_line(OUT, address, size) } else { 0 };
+    let cut = Cut { rows: call.rows_per_task().next_multiple_of(shape.0), elements: usize::MAX, early };
     for_each_part(call, out, cut, interrupt, &|part| {
         let tiles = Tiles::new(call, reader, shape)?;
         let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();
         // Vectors reach over the end of the last row.
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
-        dispatch(call.level, MapTiles::<F, C> { tiles, past, part, store, function: PhantomData });
+        dispatch(call.level, MapTiles::<F, C> { tiles, early, past, part, store, function: PhantomData });
         Ok(())
     })
 }
@@ -287,6 +290,8 @@ impl<C: Compute, P: Precision> Kernel for FoldTile<'_, '_, C, P> {
 /// The rows of a task.
 struct MapTiles<'a, F, C: Compute> {
     tiles: Tiles<'a, C>,
+    /// Rows by which tiles begin earlier than at a multiple of their width.
+    early: usize,
     /// Room for the results of a tile on their way past the cache, or nothing.
     past: Scratch<C>,
     part: Part<'a>,
@@ -301,7 +306,10 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
     fn run<S: Simd>(mut self, token: S) {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
-            let lanes = self.tiles.lanes_from(first, self.part.rows.end);
+            let width = self.tiles.width;
+            let end =
+                if self.early == 0 { usize::MAX } else { (first + self.early) / width * width + width - self.early };
+            let lanes = self.tiles.lanes_from(first, self.part.rows.end.min(end));
             self.tiles.fold::<S, F::Sum>(token, first, lanes);
             self.write(token, first, lanes);
             first += lanes;
