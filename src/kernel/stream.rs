@@ -173,15 +173,26 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let at = *written;
         let whole = (end - at) / lanes * lanes;
         let head = T::Vector::<S>::lines(out).0.len();
-        let lines = T::Vector::<S>::lines(out).1;
-        let lines = lines[(at.max(head) - head) / lanes..].iter_mut();
+        let lines = &mut T::Vector::<S>::lines(out).1[(at.max(head) - head) / lanes..];
+        let first = lines.as_ptr().addr();
         let (x_lines, kept_lines) = (&x[at..at + whole], &kept_from(at)[..whole]);
         let ahead = self.ahead.from(at - start);
-        let vectors = lines.zip(x_lines.chunks_exact(lanes)).zip(kept_lines.chunks_exact(lanes));
-        for (index, ((line, x), kept)) in vectors.enumerate() {
-            token.prefetch_near(x_lines, ahead.index(index * lanes));
-            let p = T::Vector::<S>::load(token, kept);
-            map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).stream(line);
+        let vectors = lines.iter_mut().zip(kept_lines.chunks_exact(lanes));
+        if MODE < Mode::General as u8 && overlap::trails(&x[at..], first) {
+            // Each line's logits are loaded before the line ahead of it is stored.
+            let last = x.len() - lanes;
+            let mut ready = T::Vector::<S>::load(token, &x[at..]);
+            for (index, (line, kept)) in vectors.enumerate() {
+                let logits = ready;
+                ready = T::Vector::<S>::load(token, &x[(at + (index + 1) * lanes).min(last)..]);
+                map.apply::<MODE, KEPT>(logits, T::Vector::<S>::load(token, kept)).stream(line);
+            }
+        } else {
+            for (index, ((line, kept), x)) in vectors.zip(x_lines.chunks_exact(lanes)).enumerate() {
+                token.prefetch_near(x_lines, ahead.index(index * lanes));
+                let p = T::Vector::<S>::load(token, kept);
+                map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).stream(line);
+            }
         }
         let at = at + whole;
         *written = at;

@@ -46,6 +46,13 @@ pub(crate) fn apart<T: Real>(len: usize) -> usize {
     (len * size_of::<T>() + PAGE / 2).next_multiple_of(PAGE) / size_of::<T>() - PAGE / 2 / size_of::<T>()
 }
 
+/// Whether the loads of `x`, one line after another, would each wait for the store of the line before, the first of which
+/// is at an address: they overlap it, but for the page.
+#[inline(always)]
+pub(super) fn trails<T>(x: &[T], line: usize) -> bool {
+    size_of_val(x) >= LINE && (PAGE - LINE..PAGE).contains(&(x.as_ptr().addr().wrapping_sub(line) % PAGE))
+}
+
 /// Rows that need more are written and folded one after the other.
 const MODE: u8 = Mode::Clamped as u8;
 
@@ -56,7 +63,9 @@ impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
     fn run<S: Simd>(mut self, token: S) -> Fold<T> {
         let x = &self.write.stream.x[self.next.clone()];
         let fits = self.temperature.is_one() && !self.write.row.results.is_undefined();
-        if S::COMPACT || !fits || self.write.mode() > Mode::Clamped {
+        let Stream { x: all, out, written } = &*self.write.stream;
+        let trails = trails(&all[*written..], out[*written..].as_ptr().addr());
+        if S::COMPACT || !fits || trails || self.write.mode() > Mode::Clamped {
             token.call(self.write);
             return fold_row::<S, T, Rounded>(token, x, self.keep, self.temperature, Ahead::ONCE);
         }
