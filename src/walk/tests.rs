@@ -1,7 +1,7 @@
 //! Results that are written past the cache: the same bits as through it, for rows of every length and place.
 
 use half::{bf16, f16};
-use ndarray::{Array1, Array2, ArrayViewMut2, Axis as NdAxis};
+use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis as NdAxis};
 
 use crate::error::Result;
 use crate::memory::{HAS_NO_CACHE, View, ViewMut};
@@ -87,6 +87,61 @@ fn rows_of_float64() {
 fn rows_of_half_precision() {
     check::<f16>(f16::from_f64);
     check::<bf16>(bf16::from_f64);
+}
+
+/// Results so little after the logits, modulo a page, that loads would wait for stores.
+#[test]
+#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+fn results_that_trail() {
+    for (rows, len) in [(40, 100), (30, 1000), (9, 5000)] {
+        let x = logits(rows, len).mapv(|value| value as f32);
+        let apart = (x.len() + 1024).next_multiple_of(1024);
+        let mut room = vec![0.0f32; apart + x.len() + 32];
+        let (room_of_x, room_of_out) = room.split_at_mut(apart);
+        room_of_x[..x.len()].copy_from_slice(x.as_slice().unwrap());
+        let x = ArrayView2::from_shape((rows, len), &room_of_x[..x.len()]).unwrap();
+        for level in Level::available() {
+            let options = Options::new().level(level);
+            for run in [softmax::run, log_softmax::run] {
+                let mut expected = Array2::<f32>::default(x.raw_dim());
+                run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(-1), &options).unwrap();
+                for after in [0, 4, 8, 12, 15, 16, 31] {
+                    let out = &mut room_of_out[after..after + x.len()];
+                    let mut out = ArrayViewMut2::from_shape((rows, len), out).unwrap();
+                    past_the_cache(|| run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(-1), &options));
+                    let name = format!("{} {rows} x {len}, {after} after", level.name());
+                    assert!(bits(out.iter().copied()) == bits(expected.iter().copied()), "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// Columns, whose tiles begin where lines of the output do, or cannot.
+#[test]
+#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+fn columns() {
+    for (outer, len, lanes) in [(1, 9, 4096), (3, 40, 336), (2, 1500, 80), (2, 30, 1000), (40, 7, 16), (1, 3, 70)] {
+        let x = logits(outer * lanes, len).mapv(|value| value as f32);
+        let x = x.into_shape_with_order((outer, lanes, len)).unwrap();
+        let x = x.permuted_axes([0, 2, 1]).as_standard_layout().into_owned();
+        for level in Level::available() {
+            for threads in [1, 3] {
+                let options = Options::new().level(level).threads(threads);
+                let mut expected = Array3::<f32>::default(x.raw_dim());
+                softmax::run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(1), &options).unwrap();
+                for offset in [0, 1, 4, 15] {
+                    let mut room = Array1::from_elem(offset + x.len() + 1, 7.0f32);
+                    let slice = &mut room.as_slice_mut().unwrap()[offset..offset + x.len()];
+                    let mut out = ArrayViewMut3::from_shape((outer, len, lanes), slice).unwrap();
+                    past_the_cache(|| softmax::run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(1), &options));
+                    let name = format!("{} {outer} x {len} x {lanes}, {threads} threads, {offset} on", level.name());
+                    assert!(bits(out.iter().copied()) == bits(expected.iter().copied()), "{name}");
+                    assert!(bits([room[offset + x.len()]]) == bits([7.0f32]), "past the end, {name}");
+                }
+            }
+        }
+    }
 }
 
 /// Rows together, where they lie or by way of working memory, and each by itself.
