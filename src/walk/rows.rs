@@ -336,7 +336,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         // Half precision by chunks, which stay in the first cache until they are converted again. All but the first and
         // the last are whole lines.
         let halves = reader.source.is_half();
-        let step = if halves { CHUNK } else { BLOCK };
+        let step = if halves { CHUNK / 2 } else { BLOCK };
         let past = if reader.len > step { self.part.past_line(row) } else { 0 };
         let (mut start, mut next) = (0, step - past);
         while start < reader.len {
