@@ -52,6 +52,21 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Truth values of a row as bytes, where they lie one after another and may be lent: 0 is false.
+    pub(crate) fn bools(&self, row: usize, elements: Range<usize>) -> Option<&[u8]> {
+        let adjacent = self.plan.len <= 1 || self.plan.axis_stride(self.operand) == Some(1);
+        if !self.lends || self.view.dtype != DType::Bool || !adjacent {
+            return None;
+        }
+        assert!(row < self.plan.rows && elements.start <= elements.end && elements.end <= self.plan.len);
+        // SAFETY: as in `row`; a byte is aligned anywhere.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        unsafe {
+            let first = self.view.pointer.offset(row_offset(self.plan, self.operand, row));
+            Some(std::slice::from_raw_parts(first.add(elements.start), elements.len()))
+        }
+    }
+
     /// Whether [`Source::rows_dense`] lends several rows of type `T` at once.
     pub(crate) fn is_dense<T: Element>(&self) -> bool {
         self.lends::<T>() && self.plan.is_dense(self.operand, size_of::<T>())

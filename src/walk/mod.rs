@@ -292,7 +292,7 @@ impl Call<'_> {
     }
 
     fn mask_source(&self) -> Result<Option<Source<'_>>> {
-        self.mask.as_ref().map(|mask| Source::new(mask.clone(), &self.plan, MASK, false)).transpose()
+        self.mask.as_ref().map(|mask| Source::new(mask.clone(), &self.plan, MASK, true)).transpose()
     }
 
     fn temperatures<C: Real>(&self) -> Result<Temperatures<'_, C>> {

@@ -39,8 +39,7 @@ impl<C: Compute> Reader<'_, C> {
     /// [`Reader::copy`]; what lies so many elements `ahead` is asked for.
     #[inline(always)]
     pub(super) fn copy_ahead<S: Simd>(&self, token: S, row: usize, elements: Range<usize>, to: &mut [C], ahead: usize) {
-        token.call(Copy { source: self.source, row, start: elements.start, to, ahead });
-        self.exclude(row, elements.start, to);
+        token.call(Copy { reader: self, row, start: elements.start, to, ahead });
     }
 
     /// The elements that are copied at a time. Half precision is converted in the first cache, twice, rather than written
@@ -189,7 +188,7 @@ impl<R: Results<C>, C: Compute> Kernel for CompleteEach<'_, '_, R, C> {
 
 /// The arguments of [`Reader::copy`].
 struct Copy<'r, 'a, C> {
-    source: &'r Source<'a>,
+    reader: &'r Reader<'a, C>,
     row: usize,
     start: usize,
     to: &'r mut [C],
@@ -201,9 +200,21 @@ impl<C: Compute> Kernel for Copy<'_, '_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        if !self.source.read_halves(token, self.row, self.start, self.to, self.ahead) {
-            self.source.read(self.row, self.start, self.to);
+        let Self { reader, row, start, to, ahead } = self;
+        let elements = start..start + to.len();
+        if !S::COMPACT
+            && reader.source.lends::<C>()
+            && let Some(kept) = reader.mask.and_then(|mask| mask.bools(row, elements.clone()))
+        {
+            for ((to, x), kept) in to.iter_mut().zip(reader.source.row::<C>(row, elements)).zip(kept) {
+                *to = x.or(C::NEG_INFINITY, *kept != 0);
+            }
+            return;
         }
+        if !reader.source.read_halves(token, row, start, to, ahead) {
+            reader.source.read(row, start, to);
+        }
+        reader.exclude(row, start, to);
     }
 }
 
