@@ -450,8 +450,8 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(token: S, tile:
 
 /// Rows that lie one after another, to be copied into a tile.
 ///
-/// Columns are copied by fours, which reach over a row's end into the next row. Of the strips, those are copied for which there is enough there; the
-/// output is the number of their rows.
+/// Columns are copied by fours, which reach over a row's end into the next row. Of the strips, those are copied for which
+/// there is enough there; the output is the number of their rows.
 pub(crate) struct ReadRows<'a, T> {
     /// From the first row on; there may be more after the last.
     pub(crate) x: &'a [T],

@@ -218,10 +218,13 @@ impl Part<'_> {
         true
     }
 
-    /// The elements between the beginning of a line and that of a row which [`Part::write_halves`] writes. (Else 0.)
-    pub(crate) fn past_line(&mut self, row: usize) -> usize {
+    /// The elements between the beginning of a line and that of a row that is lent as `C` or that [`Part::write_halves`]
+    /// writes. (Else 0.)
+    pub(crate) fn past_line<C: Compute>(&mut self, row: usize) -> usize {
         let elements = self.elements.clone();
-        if self.lends::<f16>() {
+        if self.lends::<C>() {
+            past_line(self.row::<C>(row, elements))
+        } else if self.lends::<f16>() {
             past_line(self.row::<f16>(row, elements))
         } else if self.lends::<bf16>() {
             past_line(self.row::<bf16>(row, elements))

@@ -80,7 +80,11 @@ pub(super) fn run<F: Function, C: Compute>(
         let keeps = match F::KEEPS {
             true if overlaps => apart::<C>(len) + len,
             // (Of half precision there are half as many stores.)
-            true if len <= most_kept(if source.is_half() { Store::Cached } else { store }) => room::<C>(len) * group,
+            true if len
+                <= most_kept(if manner == Manner::Copied && source.is_half() { Store::Cached } else { store }) =>
+            {
+                room::<C>(len) * group
+            }
             _ => 0,
         };
         let copies = match (copied, group) {
@@ -337,7 +341,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         // the last are whole lines.
         let halves = reader.source.is_half();
         let step = if halves { CHUNK / 2 } else { BLOCK };
-        let past = if reader.len > step { self.part.past_line(row) } else { 0 };
+        let past = if reader.len > step { self.part.past_line::<C>(row) } else { 0 };
         let (mut start, mut next) = (0, step - past);
         while start < reader.len {
             let block = start..reader.len.min(next);
