@@ -135,10 +135,7 @@ def finish(
     seconds: float,
 ) -> int:
     verdicts = [row.verdict() for row in rows]
-    count = {
-        word: sum(v.startswith(word) for v in verdicts)
-        for word in ("aim", "least", "MISSED", "not there yet")
-    }
+    count = {word: sum(v.startswith(word) for v in verdicts) for word in ("aim", "least", "MISSED")}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (
         2**30 if sys.platform == "darwin" else 2**20
     )

@@ -374,7 +374,7 @@ fn single<S: Simd, T: Real, P: Precision, const MODE: u8>(
             sums[slot] = T::add_wides::<S>(sums[slot], wide_of::<S, T>(token, &terms[slot + half]));
         }
     }
-    for half in [4, 2, 1] {
+    for half in [LANES / 4, LANES / 8, LANES / 16] {
         for slot in 0..half {
             if slot + half < strip.rows {
                 sums[slot] = T::add_wides::<S>(sums[slot], sums[slot + half]);

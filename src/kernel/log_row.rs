@@ -139,6 +139,7 @@ impl<V: Vector> LogProbability<V> {
         let splat = |value| V::splat(token, value);
         let (high, low) = V::Scalar::split(offset(temperature, sum));
         let (inverse, inverse_low) = temperature.inverse_parts();
+        let one = black_box(1.0);
         Self {
             base: splat(sum.base),
             scale: splat(V::Scalar::from_f64(temperature.scale())),
@@ -147,7 +148,7 @@ impl<V: Vector> LogProbability<V> {
             inverse: (splat(inverse), splat(inverse_low)),
             lowest: splat(V::Scalar::LOWEST),
             infinite: splat(V::Scalar::NEG_INFINITY),
-            ones: (splat(V::Scalar::from_f64(black_box(1.0))), splat(V::Scalar::from_f64(black_box(-1.0)))),
+            ones: (splat(V::Scalar::from_f64(one)), splat(V::Scalar::from_f64(-one))),
         }
     }
 

@@ -183,6 +183,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
             let last = x.len() - lanes;
             let mut ready = T::Vector::<S>::load(token, &x[at..]);
             for (index, (line, kept)) in vectors.enumerate() {
+                token.prefetch_near(x_lines, ahead.index(index * lanes));
                 let logits = ready;
                 ready = T::Vector::<S>::load(token, &x[(at + (index + 1) * lanes).min(last)..]);
                 map.apply::<MODE, KEPT>(logits, T::Vector::<S>::load(token, kept)).stream(line);

@@ -18,6 +18,7 @@ mod target;
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use ndarray::{ArrayRef, Dimension};
@@ -424,9 +425,40 @@ pub(crate) fn exceeds_last_cache(bytes: usize) -> bool {
 /// The size of the cache of the highest level, from the kernel. (`sysconf` multiplies by the sockets' cores: on virtual
 /// machines of some makers it says ten times as much.)
 fn last_cache() -> Option<usize> {
-    let cache = std::path::Path::new("/sys/devices/system/cpu/cpu0/cache");
+    largest_of(Path::new("/sys/devices/system/cpu/cpu0/cache"))
+}
+
+/// The same, where the kernel describes the caches of a processor.
+fn largest_of(caches: &Path) -> Option<usize> {
     let number = |text: &str| text.trim().trim_end_matches('K').parse::<usize>().ok();
-    let of = |index: usize, what| std::fs::read_to_string(cache.join(format!("index{index}/{what}"))).ok();
-    let caches = (0..8).filter_map(|index| Some((number(&of(index, "level")?)?, number(&of(index, "size")?)?)));
-    caches.max().map(|(_, kilobytes)| kilobytes << 10).filter(|size| *size > 0)
+    let of = |index: usize, what| std::fs::read_to_string(caches.join(format!("index{index}/{what}"))).ok();
+    let sizes = (0..8).filter_map(|index| Some((number(&of(index, "level")?)?, number(&of(index, "size")?)?)));
+    sizes.max().map(|(_, kilobytes)| kilobytes << 10).filter(|size| *size > 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_cache_is_that_of_the_highest_level() {
+        let caches = std::env::temp_dir().join(format!("fastsoftmax-caches-{}", std::process::id()));
+        let describe = |index: usize, level: &str, size: &str| {
+            let cache = caches.join(format!("index{index}"));
+            std::fs::create_dir_all(&cache).unwrap();
+            std::fs::write(cache.join("level"), level).unwrap();
+            std::fs::write(cache.join("size"), size).unwrap();
+        };
+        assert_eq!(largest_of(&caches), None, "no description");
+        describe(0, "1\n", "32K\n");
+        describe(1, "1\n", "48K\n");
+        describe(2, "2\n", "2048K\n");
+        assert_eq!(largest_of(&caches), Some(2 << 20));
+        describe(3, "3\n", "1024K\n");
+        assert_eq!(largest_of(&caches), Some(1 << 20), "the level counts, not the size");
+        describe(4, "four\n", "no number\n");
+        assert_eq!(largest_of(&caches), Some(1 << 20), "what is not understood is left out");
+        std::fs::remove_dir_all(&caches).unwrap();
+    }
 }

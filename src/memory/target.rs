@@ -25,6 +25,18 @@ pub(crate) struct Cut {
     pub(crate) early: usize,
 }
 
+impl Cut {
+    /// So many whole rows.
+    pub(crate) fn rows(rows: usize) -> Self {
+        Self { rows, elements: usize::MAX, early: 0 }
+    }
+
+    /// So many elements of one row.
+    pub(crate) fn elements(elements: usize) -> Self {
+        Self { rows: 1, elements, early: 0 }
+    }
+}
+
 /// An array as rows to write, a part to a task.
 pub(crate) struct Target<'a> {
     /// May be written through: the [`ViewMut`] it comes from is borrowed for as long.
@@ -75,7 +87,7 @@ impl<'a> Target<'a> {
         if plan.rows != 1 || !bounds.is_sorted() || bounds.last().is_none_or(|last| *last > plan.len) {
             return Err(Error::Internal("parts of a row overlap or reach outside it".into()));
         }
-        let whole = Self::new(view, plan, operand, false, Cut { rows: 1, elements: usize::MAX, early: 0 })?;
+        let whole = Self::new(view, plan, operand, false, Cut::rows(1))?;
         let taken = std::iter::repeat_with(AtomicBool::default).take(bounds.len() - 1).collect();
         Ok(Self { bounds: Some(bounds), taken, ..whole })
     }
@@ -118,7 +130,7 @@ where
     }
     // Converted in the first cache, and copied from there: all but the first and the last in whole lines.
     let mut some = [H::default(); CHUNK];
-    let mut most = CHUNK - past_line(to);
+    let mut most = CHUNK - to.as_ptr().addr() % LINE / size_of::<H>();
     let (mut from, mut to) = (from, to);
     while !from.is_empty() {
         let count = most.min(from.len());
@@ -128,11 +140,6 @@ where
         token.stream_halves(some[..count].reinterpret_cast(), first_to.reinterpret_cast_mut());
         (from, to, most) = (rest, rest_to, CHUNK);
     }
-}
-
-/// The elements between the beginning of a line and that of a slice.
-fn past_line<T>(of: &[T]) -> usize {
-    of.as_ptr().addr() % LINE / size_of::<T>()
 }
 
 /// A part of a [`Target`] that no other task has.
@@ -218,19 +225,11 @@ impl Part<'_> {
         true
     }
 
-    /// The elements between the beginning of a line and that of a row that is lent as `C` or that [`Part::write_halves`]
-    /// writes. (Else 0.)
-    pub(crate) fn past_line<C: Compute>(&mut self, row: usize) -> usize {
-        let elements = self.elements.clone();
-        if self.lends::<C>() {
-            past_line(self.row::<C>(row, elements))
-        } else if self.lends::<f16>() {
-            past_line(self.row::<f16>(row, elements))
-        } else if self.lends::<bf16>() {
-            past_line(self.row::<bf16>(row, elements))
-        } else {
-            0
-        }
+    /// The elements that would lie between the beginning of a line and a row's first element.
+    pub(crate) fn past_line(&self, row: usize) -> usize {
+        let target = self.target;
+        let start = self.pointer(row_offset(target.plan, target.operand, row)).addr();
+        start % LINE / target.view.dtype.size()
     }
 
     /// Writes the one result of a row of a reduction.

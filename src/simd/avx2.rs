@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::level::witness;
-use super::{COLUMNS, EXPONENT, Half, Kernel, Line, Simd, Vector, cut_at_lines, span};
+use super::{COLUMNS, EXPONENT, HALVES, Half, Kernel, Line, Simd, Vector, copy_ends, span};
 
 witness!(
     /// The witness of AVX2, FMA and F16C.
@@ -421,15 +421,11 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn stream_halves(self, from: &[u16], to: &mut [u16]) {
-        let (to, to_lines, to_rest) = cut_at_lines(to);
-        let (from, from_lines) = from.split_at(to.len());
-        let (from_lines, from_rest) = from_lines.split_at(to_lines.len());
-        to.copy_from_slice(from);
-        for (from, to) in from_lines.chunks_exact(16).zip(to_lines.chunks_exact_mut(16)) {
+        let (from, to) = copy_ends(from, to);
+        for (from, to) in from.chunks_exact(HALVES / 2).zip(to.chunks_exact_mut(HALVES / 2)) {
             // Reads and writes the 32 bytes of one chunk; `to` is half a line.
             witnessed!(_mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())));
         }
-        to_rest.copy_from_slice(from_rest);
     }
 
     #[inline(always)]

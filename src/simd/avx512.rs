@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::level::witness;
-use super::{COLUMNS, EXPONENT, Half, Kernel, Line, Simd, Vector, cut_at_lines, span};
+use super::{COLUMNS, EXPONENT, HALVES, Half, Kernel, Line, Simd, Vector, copy_ends, span};
 
 witness!(
     /// The witness of AVX-512 F, BW, DQ and VL, with FMA and F16C.
@@ -398,15 +398,11 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn stream_halves(self, from: &[u16], to: &mut [u16]) {
-        let (to, to_lines, to_rest) = cut_at_lines(to);
-        let (from, from_lines) = from.split_at(to.len());
-        let (from_lines, from_rest) = from_lines.split_at(to_lines.len());
-        to.copy_from_slice(from);
-        for (from, to) in from_lines.chunks_exact(32).zip(to_lines.chunks_exact_mut(32)) {
+        let (from, to) = copy_ends(from, to);
+        for (from, to) in from.chunks_exact(HALVES).zip(to.chunks_exact_mut(HALVES)) {
             // Reads and writes the 64 bytes of one chunk; `to` is a line.
             witnessed!(_mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())));
         }
-        to_rest.copy_from_slice(from_rest);
     }
 
     #[inline(always)]

@@ -110,15 +110,22 @@ pub(crate) fn prefetch(address: *const u8) {
 #[repr(C, align(64))]
 pub(crate) struct Line<A>(A);
 
-/// The elements before the first whole line, those of whole lines, and the rest.
+/// The numbers in half precision that a line has.
+#[cfg(target_arch = "x86_64")]
+const HALVES: usize = LINE / size_of::<f16>();
+
+/// Copies what is before the first whole line of `to` and after the last. The lines are left.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn cut_at_lines<T>(out: &mut [T]) -> (&mut [T], &mut [T], &mut [T]) {
-    let line = LINE / size_of::<T>();
-    let (head, lines) = out.split_at_mut(out.as_ptr().align_offset(LINE).min(out.len()));
-    let whole = lines.len() / line * line;
-    let (lines, rest) = lines.split_at_mut(whole);
-    (head, lines, rest)
+fn copy_ends<'a>(from: &'a [u16], to: &'a mut [u16]) -> (&'a [u16], &'a mut [u16]) {
+    let (from, from_lines) = from.split_at(to.as_ptr().align_offset(LINE).min(to.len()));
+    let (to, to_lines) = to.split_at_mut(from.len());
+    let whole = to_lines.len() / HALVES * HALVES;
+    let (from_lines, from_rest) = from_lines.split_at(whole);
+    let (to_lines, to_rest) = to_lines.split_at_mut(whole);
+    to.copy_from_slice(from);
+    to_rest.copy_from_slice(from_rest);
+    (from_lines, to_lines)
 }
 
 /// The columns of [`Vector::load_columns`].

@@ -36,7 +36,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
     let blocks = Blocks { call, reader, lent: mask.is_none() && source.lends::<C>() };
     let store = call.store(out.array().dtype);
-    let target = Target::new(out, &call.plan, OUT, false, Cut { rows: 1, elements: BLOCK, early: 0 })?;
+    let target = Target::new(out, &call.plan, OUT, false, Cut::elements(BLOCK))?;
     for row in 0..call.plan.rows {
         let temperature = temperatures.of(row);
         let fold = blocks.fold_row::<F::Sum>(row, &temperature, interrupt)?;

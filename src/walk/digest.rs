@@ -209,7 +209,7 @@ fn rows<D: Digest, C: Compute>(
         _ if across => call.rows_per_task().next_multiple_of(C::LANES),
         _ => call.rows_per_task(),
     };
-    let cut = Cut { rows, elements: usize::MAX, early: 0 };
+    let cut = Cut::rows(rows);
     let values = Target::new(targets.values, targets.results, VALUES, false, cut)?;
     let indices = targets.indices.map(|view| Target::new(view, targets.results, INDICES, false, cut)).transpose()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len };

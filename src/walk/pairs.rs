@@ -106,7 +106,7 @@ impl Pair<'_> {
     /// Rows one after another.
     fn rows<F: Vjp, C: Compute + Gradient>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
         let store = self.call.store(out.array().dtype);
-        let cut = Cut { rows: self.call.rows_per_task(), elements: usize::MAX, early: 0 };
+        let cut = Cut::rows(self.call.rows_per_task());
         for_each_part(self.call, out, cut, interrupt, &|part| {
             let room = Room::new(self, self.call.plan.len, part.lends::<C>())?;
             dispatch(self.call.level, Rows::<F, C> { pair: self, room, part, store, function: PhantomData });
@@ -118,7 +118,7 @@ impl Pair<'_> {
     fn blocks<F: Vjp, C: Compute + Gradient>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
         let Call { plan, threads, level, .. } = self.call;
         let store = self.call.store(out.array().dtype);
-        let target = Target::new(out, plan, OUT, false, Cut { rows: 1, elements: BLOCK, early: 0 })?;
+        let target = Target::new(out, plan, OUT, false, Cut::elements(BLOCK))?;
         let count = plan.len.div_ceil(BLOCK);
         for row in 0..plan.rows {
             let mut sum = C::Wide::default();
@@ -151,7 +151,7 @@ impl Pair<'_> {
         let plan = &self.call.plan;
         // Two operands share the caches.
         let (width, whole) = LogitTiles::<C>::shape(self.call, 2 * plan.len, false);
-        let cut = Cut { rows: self.call.rows_per_task().next_multiple_of(width), elements: usize::MAX, early: 0 };
+        let cut = Cut::rows(self.call.rows_per_task().next_multiple_of(width));
         for_each_part(self.call, out, cut, interrupt, &|part| {
             let room = width * if whole { plan.len } else { CHUNK };
             let tiles = Tiles::<F, C> {

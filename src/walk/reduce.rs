@@ -235,7 +235,7 @@ fn run<R: Reduction, C: Compute>(
     }
     let finish = Finish { call, reader, labels: labels.as_ref(), reduction };
     if call.plan.len == 0 {
-        let target = Target::new(out, &call.plan, OUT, true, Cut { rows: usize::MAX, elements: 1, early: 0 })?;
+        let target = Target::new(out, &call.plan, OUT, true, Cut::rows(usize::MAX))?;
         let mut part = target.part(0);
         part.rows.clone().for_each(|row| part.write_one(row, C::from_f64(R::EMPTY)));
         return Ok(());
@@ -244,7 +244,7 @@ fn run<R: Reduction, C: Compute>(
     let mut weights = Double::default();
     if way == Way::Blocks {
         let blocks = Blocks { call, reader, lent: mask.is_none() && source.lends::<C>() };
-        let target = Target::new(out, &call.plan, OUT, true, Cut { rows: 1, elements: 1, early: 0 })?;
+        let target = Target::new(out, &call.plan, OUT, true, Cut::rows(1))?;
         for row in 0..call.plan.rows {
             let temperature = temperatures.of(row);
             let fold = blocks.fold_row::<Exact>(row, &temperature, interrupt)?;
@@ -257,7 +257,7 @@ fn run<R: Reduction, C: Compute>(
     let rows = call.rows_per_task().max(64).min(call.plan.rows);
     let tiles = (way == Way::Tiles).then(|| Tiles::<C>::shape(call, call.plan.len, source.is_dense::<C>()));
     let rows = tiles.map_or(rows, |(width, _)| rows.next_multiple_of(width));
-    let target = Target::new(out, &call.plan, OUT, true, Cut { rows, elements: 1, early: 0 })?;
+    let target = Target::new(out, &call.plan, OUT, true, Cut::rows(rows))?;
     share(call.threads, target.parts(), interrupt, &|index| {
         let (part, weights) = (target.part(index), Double::default());
         let weights = if let Some(shape) = tiles {

@@ -41,6 +41,10 @@ const KEPT_OF_STREAMED: usize = 4096;
 // So that what a row keeps need not be cut into blocks where the row is copied block by block.
 const _: () = assert!(KEPT <= BLOCK);
 
+/// Results that are converted to half precision at a time: what the first cache still has when it is copied past it. More
+/// make longer bursts of writing.
+const CONVERTED: usize = CHUNK / 2;
+
 /// The rows that are folded while the one before is written: those of more than one chunk, as long as threads keep the
 /// working memory for two.
 const OVERLAPPED: RangeInclusive<usize> = CHUNK + 1..=128 * 1024;
@@ -60,7 +64,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let store = call.store(out.array().dtype);
-    let cut = Cut { rows: call.rows_per_task(), elements: usize::MAX, early: 0 };
+    let cut = Cut::rows(call.rows_per_task());
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
         let manner = match (part.lends::<C>(), mask.is_none(), source.lends::<C>()) {
@@ -77,14 +81,11 @@ pub(super) fn run<F: Function, C: Compute>(
         let group = if together { group::<C>(len) } else { 1 };
         let overlaps =
             Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
+        // (Results in half precision are half as many stores.)
+        let kept_as = if manner == Manner::Copied && source.is_half() { Store::Cached } else { store };
         let keeps = match F::KEEPS {
             true if overlaps => apart::<C>(len) + len,
-            // (Of half precision there are half as many stores.)
-            true if len
-                <= most_kept(if manner == Manner::Copied && source.is_half() { Store::Cached } else { store }) =>
-            {
-                room::<C>(len) * group
-            }
+            true if len <= most_kept(kept_as) => room::<C>(len) * group,
             _ => 0,
         };
         let copies = match (copied, group) {
@@ -337,11 +338,10 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let vacant = reader.is_vacant(row, &fold);
         let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let whole = reader.len <= self.scratch.len();
-        // Half precision by chunks, which stay in the first cache until they are converted again. All but the first and
-        // the last are whole lines.
+        // All blocks but the first and the last are whole lines.
         let halves = reader.source.is_half();
-        let step = if halves { CHUNK / 2 } else { BLOCK };
-        let past = if reader.len > step { self.part.past_line::<C>(row) } else { 0 };
+        let step = if halves { CONVERTED } else { BLOCK };
+        let past = if reader.len > step { self.part.past_line(row) } else { 0 };
         let (mut start, mut next) = (0, step - past);
         while start < reader.len {
             let block = start..reader.len.min(next);
@@ -393,12 +393,13 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let Copied { row, block, at, kept, vacant, temperature } = copied;
         let data = &mut self.scratch[at..at + block.len()];
         let kept = &self.kept[kept];
+        // Rows share lines, and to write one in two parts takes as long as to write a short row.
+        let store = if self.reader.len > KEPT_OF_STREAMED { self.store } else { Store::Cached };
         if vacant {
             data.fill(C::from_f64(F::EXCLUDED));
         } else if self.manner == Manner::CopiedIn && !results.is_undefined() {
             let out = self.part.row::<C>(row, block);
-            // Rows share lines, and to write one in two parts takes as long as to write a short row.
-            if self.store == Store::Streaming && self.reader.len > KEPT_OF_STREAMED {
+            if store == Store::Streaming {
                 stream::write(token, data, out, &[], stream::Row { temperature, results }, Ahead::NONE);
             } else {
                 token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });
@@ -408,7 +409,6 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             token.call(row::WriteInPlace { data, kept, temperature, results });
             self.reader.exclude_of_undefined::<F>(row, block.start, data, results.is_undefined());
         }
-        let store = if self.reader.len > KEPT_OF_STREAMED { self.store } else { Store::Cached };
         let part = &mut self.part;
         token.call(WriteCopied { part, row, start: block.start, from: data, store });
     }

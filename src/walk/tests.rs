@@ -42,10 +42,10 @@ fn bits<T: Float + Into<f64>>(x: impl IntoIterator<Item = T>) -> Vec<u64> {
     x.into_iter().map(|x| x.into().to_bits()).collect()
 }
 
-fn check<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) {
-    let shapes =
-        [(700, 65), (400, 100), (61, 399), (50, 800), (40, 1000), (41, 1001), (9, 5000), (3, 40_001), (2, 140_000)];
-    for (rows, len) in shapes {
+/// Logits that are `of` numbers, and results of type `T`.
+fn check<X: Element, T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> X, seven: T) {
+    let long = [(50, 800), (40, 1000), (41, 1001), (9, 5000), (3, 40_001), (2, 140_000)];
+    for (rows, len) in [(900, 3), (500, 10), (700, 65), (400, 100), (61, 399)].into_iter().chain(long) {
         let x = logits(rows, len).mapv(&of);
         let each: Array2<f64> = Array2::from_shape_fn((rows, 1), |(row, _)| [1.0, 0.3, 1e-20][row % 3]);
         for level in Level::available() {
@@ -58,13 +58,13 @@ fn check<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) {
                     run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(-1), options).unwrap();
                     // Outputs that begin at, before and after the beginning of a line, the last elements past them.
                     for offset in [0, 1, 5] {
-                        let mut room = Array1::from_elem(offset + x.len() + 1, of(7.0));
+                        let mut room = Array1::from_elem(offset + x.len() + 1, seven);
                         let slice = &mut room.as_slice_mut().unwrap()[offset..offset + x.len()];
                         let mut out = ArrayViewMut2::from_shape((rows, len), slice).unwrap();
                         past_the_cache(|| run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(-1), options));
                         let name = format!("{} {rows} x {len} options {case}, {offset} on", level.name());
                         assert!(bits(out.iter().copied()) == bits(expected.iter().copied()), "{name}");
-                        assert!(bits([room[offset + x.len()]]) == bits([of(7.0)]), "past the end, {name}");
+                        assert!(bits([room[offset + x.len()]]) == bits([seven]), "past the end, {name}");
                     }
                 }
             }
@@ -75,18 +75,26 @@ fn check<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) {
 #[test]
 #[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
 fn rows_of_float32() {
-    check::<f32>(|value| value as f32);
+    check(|value| value as f32, 7.0f32);
 }
 
 #[test]
 fn rows_of_float64() {
-    check::<f64>(|value| value);
+    check(|value| value, 7.0f64);
 }
 
 #[test]
 fn rows_of_half_precision() {
-    check::<f16>(f16::from_f64);
-    check::<bf16>(bf16::from_f64);
+    check(f16::from_f64, f16::from_f64(7.0));
+    check(bf16::from_f64, bf16::from_f64(7.0));
+}
+
+#[test]
+#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+fn rows_of_one_dtype_into_another() {
+    check(f16::from_f64, 7.0f32);
+    check(|value| value as f32, bf16::from_f64(7.0));
+    check(|value| value, f16::from_f64(7.0));
 }
 
 /// Results so little after the logits, modulo a page, that loads would wait for stores.
@@ -146,7 +154,8 @@ fn columns() {
 
 /// Rows together, where they lie or by way of working memory, and each by itself.
 fn check_alone<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) {
-    for (rows, len) in [(70, 5), (70, 20), (70, 33), (64, 64), (50, 100), (40, 300), (9, 700)] {
+    let few = [(70, 1), (70, 2), (70, 3), (70, 4), (70, 5), (70, 8), (70, 17), (70, 20)];
+    for (rows, len) in few.into_iter().chain([(70, 33), (64, 64), (50, 100), (40, 300), (9, 700), (5, 3000)]) {
         let wide = logits(rows, 2 * len).mapv(&of);
         let spaced = wide.slice(ndarray::s![.., ..;2]);
         let dense = spaced.as_standard_layout().into_owned();
@@ -163,6 +172,8 @@ fn check_alone<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) 
                 let together = call(&View::of(&dense), (rows, len), &plain);
                 let apart = call(&View::of(&spaced), (rows, len), &plain);
                 let kept = call(&View::of(&spaced), (rows, len), &masked);
+                let kept_where_they_lie = call(&View::of(&dense), (rows, len), &masked);
+                assert!(bits(kept_where_they_lie) == bits(kept.iter().copied()), "{} {rows} x {len}", level.name());
                 let warmer = call(&View::of(&dense), (rows, len), &warm);
                 for row in 0..rows {
                     let name = format!("{} row {row} of {rows} x {len}", level.name());

@@ -52,7 +52,7 @@ pub(super) fn run<F: Function, C: Compute>(
     // Tiles begin where lines of the output do, which only then can be written past the cache.
     let (address, size) = (out.array().address(), out.array().dtype.size());
     let early = if store == Store::Streaming { call.plan.past_line(OUT, address, size) } else { 0 };
-    let cut = Cut { rows: call.rows_per_task().next_multiple_of(shape.0), elements: usize::MAX, early };
+    let cut = Cut { early, ..Cut::rows(call.rows_per_task().next_multiple_of(shape.0)) };
     for_each_part(call, out, cut, interrupt, &|part| {
         let tiles = Tiles::new(call, reader, shape)?;
         let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from . import peers as peer_registry
 from .cases import Case, table
-from .contender import NotThereYet, Ours, Way, yardsticks
+from .contender import Ours, Way, yardsticks
 from .data import Check, Data, Pool
 from .timing import fastest, race
 
@@ -53,11 +53,7 @@ def measure(case: Case, data: Data, ours: Ours, peers: dict[str, Any], threads: 
     check = Check(case, data)
     field: dict[str, Way] = {}
     figures: Figures = {}
-    try:
-        own_ways = ours.ways(case, data)
-        own, why = choose(own_ways, check, data)
-    except (NotThereYet, NotImplementedError) as error:
-        own, why = None, {"status": "not there yet", "why": message(error)}
+    own, why = choose(ours.ways(case, data), check, data)
     if own is None:
         return {"fastsoftmax": why}
     field["fastsoftmax"] = own
