@@ -8,11 +8,9 @@
 //! What is done once for each row is done for all lanes at a time, unless some lane is special (NaN, an infinity, a base,
 //! a temperature of its own). For rows of ten logits that is half of the work.
 
-use std::marker::PhantomData;
-
 use super::Temperature;
 use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_maxima};
-use super::fold::{Fold, Partial, Precision, Sum, term, wide_sum};
+use super::fold::{Fold, Partial, Sum, centers, wide_sum};
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
 use crate::simd::{COLUMNS, Kernel, Simd, Vector};
@@ -121,6 +119,24 @@ impl<T: Real> Folds<T> {
         T::store_wide(fold.partial.sum, &mut self.sum, lane);
     }
 
+    /// Finds out whether the first so many lanes, with `one` temperature for all, are alike; then the others are like the
+    /// first of them. (Not inlined, nor compiled for a level: scalars.)
+    #[inline(never)]
+    pub(crate) fn compare(&mut self, lanes: usize, one: bool) {
+        self.alike = one;
+        for lane in 0..lanes {
+            let Fold { nan, skipped, base, partial, .. } = self.get(lane);
+            let is_plain = !nan && skipped == T::NEG_INFINITY && base == T::ZERO;
+            self.alike &= is_plain && partial.k > Partial::<T>::empty().k;
+        }
+        if self.alike {
+            let first = self.get(0);
+            for lane in lanes..T::LANES {
+                self.set(lane, first);
+            }
+        }
+    }
+
     /// Adds another chunk's folds, lane by lane.
     #[inline(always)]
     pub(crate) fn add(&mut self, other: &Self) {
@@ -175,7 +191,7 @@ impl<T: Real> Next<'_, T> {
 pub(crate) struct Room<T> {
     /// Of each slot.
     sums: [Stored; LANES],
-    /// Of slots of one term each, in the two numbers of [`term`].
+    /// Of slots of one term each, s; and of all, what is apart from it.
     terms: [[[T; LANES]; 2]; LANES],
 }
 
@@ -187,7 +203,7 @@ impl<T: Real> Room<T> {
 }
 
 /// One chunk of a strip, to be folded. Lanes with a `fixed` shift use that.
-pub(crate) struct FoldStrip<'a, T: Real, P> {
+pub(crate) struct FoldStrip<'a, T: Real> {
     pub(crate) tile: &'a [T],
     pub(crate) strip: Strip,
     pub(crate) temperatures: &'a [Temperature<T>],
@@ -196,15 +212,14 @@ pub(crate) struct FoldStrip<'a, T: Real, P> {
     pub(crate) folds: &'a mut Folds<T>,
     pub(crate) room: &'a mut Room<T>,
     pub(crate) next: Next<'a, T>,
-    pub(crate) precision: PhantomData<P>,
 }
 
-impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
+impl<T: Real> Kernel for FoldStrip<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { tile, strip, temperatures, fixed, folds, room, next, .. } = self;
+        let Self { tile, strip, temperatures, fixed, folds, room, next } = self;
         let max = largest::<S, T>(token, tile, strip);
         max.store(&mut folds.max);
         folds.nan = [false; LANES];
@@ -224,9 +239,9 @@ impl<T: Real, P: Precision> Kernel for FoldStrip<'_, T, P> {
             shift_each(token, folds, temperatures, fixed, &mut counted)
         };
         let sum = if mode.at::<S>() == Mode::General {
-            sum::<S, T, P, { Mode::General as u8 }>(token, tile, strip, &exp, room, next)
+            sum::<S, T, { Mode::General as u8 }>(token, tile, strip, &exp, max, room, next)
         } else {
-            sum::<S, T, P, { Mode::Clamped as u8 }>(token, tile, strip, &exp, room, next)
+            sum::<S, T, { Mode::Clamped as u8 }>(token, tile, strip, &exp, max, room, next)
         };
         real::store::<S>(sum, &mut folds.sum);
         folds.alike = alike && !any_undefined::<S>(token, sum);
@@ -292,7 +307,7 @@ fn shift_each<S: Simd, T: Real>(
         let shift = match fixed {
             Some(shift) if counted[lane] => shift,
             _ if counted[lane] => temperature.shift(max, T::ZERO),
-            _ => Shift::new(T::ZERO, 0.0),
+            _ => Shift { base: T::ZERO, k: 0.0 },
         };
         folds.base[lane] = fixed.map_or(T::ZERO, |shift| shift.base);
         folds.k[lane] = shift.k;
@@ -308,41 +323,48 @@ fn shift_each<S: Simd, T: Real>(
 }
 
 #[inline(always)]
-fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
+fn sum<S: Simd, T: Real, const MODE: u8>(
     token: S,
     tile: &[T],
     strip: Strip,
     exp: &Exp<T::Vector<S>>,
+    max: T::Vector<S>,
     room: &mut Room<T>,
     mut next: Next<'_, T>,
 ) -> Wide<S> {
     let slots = T::LANES;
+    let center = centers::<_, MODE>(token, exp, max);
     if strip.rows <= slots && T::STEPS >= 2.0 {
-        return single::<S, T, P, MODE>(token, tile, strip, exp, &mut room.terms);
+        return single::<S, T, MODE>(token, tile, strip, exp, center, &mut room.terms);
     }
-    for (slot, total) in room.sums.iter_mut().enumerate().take(slots.min(strip.rows)) {
+    let Room { sums, terms } = room;
+    for (slot, (total, [_, rest])) in sums.iter_mut().zip(terms.iter_mut()).enumerate().take(slots.min(strip.rows)) {
         let mut index = strip.first + slot * strip.pitch;
-        let mut sum = Sum::new::<P>(token, exp);
+        let mut sum = Sum::new(token, center);
         for _ in 0..(strip.rows - slot).div_ceil(slots) {
             next.ask(token);
             let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
-            sum.add::<P>(p, s);
+            sum.add(p, s);
             index += slots * strip.pitch;
         }
-        real::store::<S>(wide_sum::<S, T, P>(token, sum), total);
+        let (wide, apart) = wide_sum::<S, T>(token, sum);
+        real::store::<S>(wide, total);
+        apart.store(rest);
     }
     // `fold::halve`, without the additions of 0 that slots past the end would be.
-    let (sums, mut filled) = (&mut room.sums, slots.min(strip.rows));
+    let mut filled = slots.min(strip.rows);
     let mut half = slots / 2;
     while half > 0 {
         for slot in 0..half.min(filled.saturating_sub(half)) {
             let sum = T::add_wides::<S>(real::load(token, &sums[slot]), real::load(token, &sums[slot + half]));
             real::store::<S>(sum, &mut sums[slot]);
+            let other = T::Vector::<S>::load(token, &terms[slot + half][1]);
+            T::Vector::<S>::load(token, &terms[slot][1]).add(other).store(&mut terms[slot][1]);
         }
         filled = filled.min(half);
         half /= 2;
     }
-    real::load(token, &sums[0])
+    T::with_aparts(token, real::load(token, &sums[0]), center, T::Vector::<S>::load(token, &terms[0][1]))
 }
 
 /// The sum of slots of one term each.
@@ -350,44 +372,44 @@ fn sum<S: Simd, T: Real, P: Precision, const MODE: u8>(
 /// First all terms, then their sums: one after the other for each slot would be a chain of operations so long that the
 /// processor has no room for enough of them to overlap.
 #[inline(always)]
-fn single<S: Simd, T: Real, P: Precision, const MODE: u8>(
+fn single<S: Simd, T: Real, const MODE: u8>(
     token: S,
     tile: &[T],
     strip: Strip,
     exp: &Exp<T::Vector<S>>,
+    center: T::Vector<S>,
     terms: &mut [[[T; LANES]; 2]; LANES],
 ) -> Wide<S> {
-    for (index, [first, second]) in strip.rows().zip(&mut *terms) {
+    for (index, [term, rest]) in strip.rows().zip(&mut *terms) {
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
-        let [a, b] = term::<S, T, P>(token, exp, p, s);
-        a.store(first);
-        b.store(second);
+        s.store(term);
+        p.sub(center).mul(s).store(rest);
     }
-    // The same tree, in registers.
-    let mut sums = [[S::F64::splat(token, 0.0); 2]; LANES / 2];
+    // The same trees, in registers.
+    let zero = T::Vector::<S>::splat(token, T::ZERO);
+    let (mut sums, mut aparts) = ([T::widened(token, zero); LANES / 2], [zero; LANES / 2]);
     let half = LANES / 2;
     for slot in 0..half {
+        let [term, rest] = &terms[slot];
         if slot < strip.rows {
-            sums[slot] = wide_of::<S, T>(token, &terms[slot]);
+            sums[slot] = T::widened(token, T::Vector::<S>::load(token, term));
+            aparts[slot] = T::Vector::<S>::load(token, rest);
         }
+        let [term, rest] = &terms[slot + half];
         if slot + half < strip.rows {
-            sums[slot] = T::add_wides::<S>(sums[slot], wide_of::<S, T>(token, &terms[slot + half]));
+            sums[slot] = T::add_wides::<S>(sums[slot], T::widened(token, T::Vector::<S>::load(token, term)));
+            aparts[slot] = aparts[slot].add(T::Vector::<S>::load(token, rest));
         }
     }
     for half in [LANES / 4, LANES / 8, LANES / 16] {
         for slot in 0..half {
             if slot + half < strip.rows {
                 sums[slot] = T::add_wides::<S>(sums[slot], sums[slot + half]);
+                aparts[slot] = aparts[slot].add(aparts[slot + half]);
             }
         }
     }
-    sums[0]
-}
-
-/// A slot's sum, from what was stored.
-#[inline(always)]
-fn wide_of<S: Simd, T: Real>(token: S, [high, low]: &[[T; LANES]; 2]) -> Wide<S> {
-    T::wide_sum(token, T::Vector::<S>::load(token, high), T::Vector::<S>::load(token, low))
+    T::with_aparts(token, sums[0], center, aparts[0])
 }
 
 /// What the results of a strip are computed from.

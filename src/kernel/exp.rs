@@ -131,19 +131,8 @@ impl<T: Real> Temperature<T> {
     pub(crate) fn shift(&self, max: T, base: T) -> Shift<T> {
         let relative = (max.to_f64() - base.to_f64()) * self.scale;
         let octaves = relative * self.wide_log2_e;
-        Shift { base, k: octaves.round_ties_even(), center: center(octaves) }
+        Shift { base, k: octaves.round_ties_even() }
     }
-}
-
-/// p of the logit that is so many octaves, within 2^-16; 0 where there are no steps.
-#[inline(always)]
-fn center<T: Real>(octaves: f64) -> T {
-    if T::STEPS < 2.0 {
-        return T::ZERO;
-    }
-    let steps = octaves * T::STEPS;
-    let t = (steps - steps.round_ties_even()) * (std::f64::consts::LN_2 / T::STEPS);
-    T::from_f64(t + t * t * 0.5)
 }
 
 /// The exponent of a positive float64; subnormal ones count as the least normal one.
@@ -158,17 +147,9 @@ pub(crate) struct Shift<T> {
     pub(crate) base: T,
     /// The power of two: an integer of at most 13 bits.
     pub(crate) k: f64,
-    /// About the p of the maximum, for sums; see [`super::fold::Sum`].
-    pub(crate) center: T,
 }
 
 impl<T: Real> Shift<T> {
-    /// Of terms that are not summed up.
-    #[inline(always)]
-    pub(crate) fn new(base: T, k: f64) -> Self {
-        Self { base, k, center: T::ZERO }
-    }
-
     /// What logits with this shift ask of the reduction.
     #[inline(always)]
     pub(crate) fn mode(&self, temperature: &Temperature<T>) -> Mode {
@@ -182,7 +163,6 @@ pub(crate) struct Anchor<T> {
     magic: T,
     least: T,
     base: T,
-    center: T,
 }
 
 impl<T: Real> Anchor<T> {
@@ -197,12 +177,11 @@ impl<T: Real> Anchor<T> {
             // The scaled logit where the lowest octave with normal numbers begins.
             least: T::from_f64((bottom + 1.0) * std::f64::consts::LN_2 * temperature.scaled),
             base: shift.base,
-            center: shift.center,
         }
     }
 
     /// Of no logits.
-    pub(crate) const NONE: Self = Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO, center: T::ZERO };
+    pub(crate) const NONE: Self = Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO };
 
     /// With all s an octave lower, so that they are 0 where they were the least.
     #[inline(always)]
@@ -216,14 +195,13 @@ pub(crate) struct Anchors<T> {
     magic: [T; LANES],
     least: [T; LANES],
     base: [T; LANES],
-    center: [T; LANES],
 }
 
 impl<T: Real> Anchors<T> {
     /// Of no logits.
     #[inline(always)]
     pub(crate) fn none() -> Self {
-        Self { magic: [T::MAGIC; LANES], least: [T::ZERO; LANES], base: [T::ZERO; LANES], center: [T::ZERO; LANES] }
+        Self { magic: [T::MAGIC; LANES], least: [T::ZERO; LANES], base: [T::ZERO; LANES] }
     }
 
     /// Of the shifts that `exp` has, a lane each.
@@ -233,14 +211,13 @@ impl<T: Real> Anchors<T> {
         exp.magic.store(&mut anchors.magic);
         exp.least.store(&mut anchors.least);
         exp.base.store(&mut anchors.base);
-        exp.center.store(&mut anchors.center);
         anchors
     }
 
     /// That of a lane.
     #[inline(always)]
     pub(crate) fn get(&self, lane: usize) -> Anchor<T> {
-        Anchor { magic: self.magic[lane], least: self.least[lane], base: self.base[lane], center: self.center[lane] }
+        Anchor { magic: self.magic[lane], least: self.least[lane], base: self.base[lane] }
     }
 
     /// Sets that of a lane.
@@ -249,7 +226,6 @@ impl<T: Real> Anchors<T> {
         self.magic[lane] = anchor.magic;
         self.least[lane] = anchor.least;
         self.base[lane] = anchor.base;
-        self.center[lane] = anchor.center;
     }
 }
 
@@ -292,8 +268,6 @@ pub(crate) struct Exp<V: Vector> {
     scale: V,
     inverse: (V, V),
     power: V,
-    /// See [`Shift`].
-    pub(crate) center: V,
 }
 
 impl<V: Vector> Exp<V> {
@@ -317,7 +291,6 @@ impl<V: Vector> Exp<V> {
             scale: splat(V::Scalar::from_f64(temperature.scale)),
             inverse: (splat(temperature.inverse.0), splat(temperature.inverse.1)),
             power: V::load(token, &V::Scalar::POWER),
-            center: splat(anchor.center),
         }
     }
 
@@ -332,7 +305,6 @@ impl<V: Vector> Exp<V> {
         exp.magic = V::load(token, &anchors.magic);
         exp.least = V::load(token, &anchors.least);
         exp.base = V::load(token, &anchors.base);
-        exp.center = V::load(token, &anchors.center);
         if temperatures.len() > 1 {
             exp.log2_e = Self::lanes(token, temperatures, |t| t.log2_e);
             exp.ln_2 = (Self::lanes(token, temperatures, |t| t.ln_2.0), Self::lanes(token, temperatures, |t| t.ln_2.1));
@@ -461,19 +433,11 @@ pub(crate) fn of_maxima<S: Simd, T: Real>(
     // Added and taken off again, it rounds to an integer, to the even one of two.
     let magic = splat(<f64 as Real>::MAGIC);
     let mut k = T::widened(token, max);
-    let mut center = k;
-    for half in 0..2 {
-        let octaves = k[half].mul(splat(temperature.scale)).mul(splat(temperature.wide_log2_e));
-        k[half] = octaves.add(magic).sub(magic);
-        let steps = octaves.mul(splat(T::STEPS));
-        let t = steps.sub(steps.add(magic).sub(magic)).mul(splat(std::f64::consts::LN_2 / T::STEPS));
-        center[half] = t.add(t.mul(t).mul(splat(0.5)));
+    for half in &mut k {
+        let octaves = half.mul(splat(temperature.scale)).mul(splat(temperature.wide_log2_e));
+        *half = octaves.add(magic).sub(magic);
     }
-    let mut exp = of_shifts(token, temperature, k);
-    if T::STEPS >= 2.0 {
-        exp.center = T::narrowed(token, center);
-    }
-    Some((exp, k))
+    Some((of_shifts(token, temperature, k), k))
 }
 
 #[cfg(test)]

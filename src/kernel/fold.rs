@@ -5,17 +5,16 @@
 //!     max of the chunk
 //!     k = rint(max log2(e) / T)                    its own shift: powers of two are exact, so chunks merge exactly
 //!     for each vector, lane j:                     lane j has the elements j, j + 16, j + 32, ... of the chunk
-//!         (high_j, low_j) += s                     Fast2Sum; s (p - p_max) is summed up apart,
-//!                         or s + s p, rounded      and what rounding took before joins low_j, too
-//!     chunk = halving tree over the lanes          lane j and j + 8, j and j + 4, ...
+//!         (high_j, low_j) += s                     Fast2Sum
+//!         apart_j += s (p - p_max)                 next to nothing beside it; nothing from the largest term
+//!     chunk = sum (1 + p_max) + apart              halving trees over the lanes: j and j + 8, j and j + 4, ...
 //! row = chunk + chunk + ...                        in order; 64 chunks make a block, blocks add up in order
 //! ```
 //!
 //! The order depends on indices alone, never on threads, alignment or registers: `column` follows it too. The
 //! running sum starts at a power of two above every term (the *guard*), so that `Fast2Sum` needs no comparison; the
-//! guard comes off exactly at the end. The first way is for quotients, the second for logarithms ([`Precision`]).
-
-use std::marker::PhantomData;
+//! guard comes off exactly at the end. Logarithms take the largest term off again, which is exact, and have the digits of
+//! what is left. (float64, whose p is not small, adds s + s p, rounded, and what that took joins the rest.)
 
 use super::ahead::Ahead;
 use super::column::LANES;
@@ -85,36 +84,14 @@ pub(crate) fn halve<A: AsMut<[T]>, T: Copy>(mut lanes: A, combine: impl Fn(T, T)
     lanes[0]
 }
 
-/// How precise a sum of terms is to be.
-pub(crate) trait Precision: Copy + Send + Sync + 'static {
-    /// Whether what rounding takes from each term is kept; else, where p is small, only what it takes from the sum.
-    const EXACT: bool;
-}
-
-/// For quotients.
-#[derive(Clone, Copy)]
-pub(crate) struct Rounded;
-
-/// For logarithms, which take the largest term off the sum again and need the digits of what is left.
-#[derive(Clone, Copy)]
-pub(crate) struct Exact;
-
-impl Precision for Rounded {
-    const EXACT: bool = false;
-}
-
-impl Precision for Exact {
-    const EXACT: bool = true;
-}
-
 /// Sums of terms, a lane each, with what rounding took from them.
 #[derive(Clone, Copy)]
 pub(crate) struct Sum<V> {
     high: V,
     /// What rounding took from `high`.
     low: V,
-    /// About the p of the largest term, or 0: what all terms have of it is added at the end, so that the largest leaves
-    /// next to nothing in `apart`, where it would cost the digits of all others.
+    /// The p of the largest term, or 0. All terms have it in common, and it is made up for at the end: so the largest
+    /// leaves nothing in `apart`, where it would cost the digits of all others.
     center: V,
     /// The sum of all s * (p - center), where s alone is added above.
     apart: V,
@@ -127,29 +104,23 @@ impl<V: Vector> Sum<V> {
         V::Scalar::from_f64(super::double::power_of_two(V::Scalar::OFFSET + 1))
     }
 
-    /// No terms yet of those that `exp` gives.
+    /// No terms yet, of logits of which each lane's has this `center`.
     #[inline(always)]
-    pub(crate) fn new<P: Precision>(token: V::Token, exp: &Exp<V>) -> Self {
+    pub(crate) fn new(token: V::Token, center: V) -> Self {
         let zero = V::splat(token, V::Scalar::ZERO);
-        let center = if Self::is_whole::<P>() { zero } else { exp.center };
         Self { high: V::splat(token, Self::guard()), low: zero, center, apart: zero }
-    }
-
-    /// Whether whole terms are added; else, where p is small, s and s p apart.
-    #[inline(always)]
-    fn is_whole<P: Precision>() -> bool {
-        P::EXACT || V::Scalar::STEPS < 2.0
     }
 
     /// Adds s * (1 + p) to each lane.
     #[inline(always)]
-    pub(crate) fn add<P: Precision>(&mut self, p: V, s: V) {
-        let term = if Self::is_whole::<P>() { p.mul_add(s, s) } else { s };
+    pub(crate) fn add(&mut self, p: V, s: V) {
+        let whole = is_whole::<V::Scalar>();
+        let term = if whole { p.mul_add(s, s) } else { s };
         let high = self.high.add(term);
         let added = high.sub(self.high);
         // s - added is exact, and so s + s p - added is rounded once.
         let lost = s.sub(added);
-        if Self::is_whole::<P>() {
+        if whole {
             self.low = self.low.add(p.mul_add(s, lost));
         } else {
             self.low = self.low.add(lost);
@@ -157,20 +128,37 @@ impl<V: Vector> Sum<V> {
         }
         self.high = high;
     }
+
+    /// What each lane has of s alone, as the sum of two, and what is apart.
+    #[inline(always)]
+    fn parts(self, token: V::Token) -> (V, V, V) {
+        (self.high.sub(V::splat(token, Self::guard())), self.low, self.apart)
+    }
+}
+
+/// Whether whole terms are added; else, where p is small, s and s (p - center) apart.
+#[inline(always)]
+fn is_whole<T: Real>() -> bool {
+    T::STEPS < 2.0
+}
+
+/// The p of each lane's maximum, as sums need it ([`Sum`]).
+#[inline(always)]
+pub(crate) fn centers<V: Vector, const MODE: u8>(token: V::Token, exp: &Exp<V>, max: V) -> V {
+    if is_whole::<V::Scalar>() { V::splat(token, V::Scalar::ZERO) } else { exp.placed::<MODE>(max).0 }
+}
+
+/// The same of one maximum, in every lane.
+#[inline(always)]
+pub(crate) fn center<V: Vector, const MODE: u8>(token: V::Token, exp: &Exp<V>, max: V::Scalar) -> V {
+    // (Of a vector that takes several registers, the compiler knows by this that one of them is enough.)
+    V::splat(token, centers::<V, MODE>(token, exp, V::splat(token, max)).to_array().as_ref()[0])
 }
 
 /// A sum for each lane.
 pub(crate) type Lanes<T> = [<T as Real>::Wide; LANES];
 
-/// The sum of each lane; those past the vector's are empty.
-#[inline(always)]
-pub(crate) fn lanes<S: Simd, T: Real, P: Precision>(token: S, sum: Sum<T::Vector<S>>) -> Lanes<T> {
-    let mut stored = [0.0; LANES];
-    real::store::<S>(wide_sum::<S, T, P>(token, sum), &mut stored);
-    lanes_of::<T>(&stored)
-}
-
-/// The same, of what was stored.
+/// The sum of each lane, of what was stored; those past the vector's are empty.
 #[inline(always)]
 pub(crate) fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
     let mut lanes = [T::Wide::default(); LANES];
@@ -180,70 +168,69 @@ pub(crate) fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
     lanes
 }
 
-/// The sum of each lane.
+/// What is in each lane, to be added up over them: s, and what is apart.
 #[inline(always)]
-pub(crate) fn wide_sum<S: Simd, T: Real, P: Precision>(token: S, sum: Sum<T::Vector<S>>) -> Wide<S> {
-    let high = sum.high.sub(T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard()));
-    let wide = T::wide_sum(token, high, sum.low);
-    if Sum::<T::Vector<S>>::is_whole::<P>() {
-        return wide;
-    }
-    // At most a twentieth of the sum, so that it may be rounded.
-    let more = sum.center.mul_add(high.add(sum.low), sum.apart);
-    T::add_wides::<S>(wide, T::widened(token, more))
+pub(crate) fn wide_sum<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> (Wide<S>, T::Vector<S>) {
+    let (high, low, apart) = sum.parts(token);
+    (T::wide_sum(token, high, low), apart)
 }
 
-/// The sum of one term, s * (1 + p), in each lane, as two numbers for [`Real::wide_sum`]: what [`Sum::add`] and
-/// [`wide_sum`] make of it, of which the guard's part is exact.
+/// The sum over lanes of what is apart.
 #[inline(always)]
-pub(crate) fn term<S: Simd, T: Real, P: Precision>(
-    token: S,
-    exp: &Exp<T::Vector<S>>,
-    p: T::Vector<S>,
-    s: T::Vector<S>,
-) -> [T::Vector<S>; 2] {
-    if Sum::<T::Vector<S>>::is_whole::<P>() {
-        let mut sum = Sum::new::<P>(token, exp);
-        sum.add::<P>(p, s);
-        return [sum.high.sub(T::Vector::<S>::splat(token, Sum::<T::Vector<S>>::guard())), sum.low];
-    }
-    [s, exp.center.mul_add(s, p.sub(exp.center).mul(s))]
+pub(crate) fn total_apart<V: Vector>(apart: V) -> V::Scalar {
+    halve(apart.to_array(), V::Scalar::plus)
+}
+
+/// The sum over the lanes, of terms that have the center of the first in common.
+#[inline(always)]
+pub(crate) fn total<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> T::Wide {
+    let mut stored = [0.0; LANES];
+    let (wide, apart) = wide_sum::<S, T>(token, sum);
+    real::store::<S>(wide, &mut stored);
+    T::with_apart(halve(lanes_of::<T>(&stored), T::add_wide), sum.center.to_array().as_ref()[0], total_apart(apart))
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.
 #[inline(always)]
-fn sum<S: Simd, T: Real, P: Precision, const KEEP: bool>(
+fn sum<S: Simd, T: Real, const KEEP: bool>(
     token: S,
     x: &[T],
     kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
+    max: T,
     (mode, plain): (Mode, bool),
     ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
-    match mode.at::<S>() {
-        Mode::Clamped if plain => sum_in_mode::<S, T, P, KEEP, PLAIN>(token, x, kept, exp, ahead),
-        Mode::Clamped => sum_in_mode::<S, T, P, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, ahead),
-        Mode::General => sum_in_mode::<S, T, P, KEEP, { Mode::General as u8 }>(token, x, kept, exp, ahead),
+    if mode.at::<S>() == Mode::General {
+        let center = center::<_, { Mode::General as u8 }>(token, exp, max);
+        return sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, center, ahead);
+    }
+    let center = center::<_, { Mode::Clamped as u8 }>(token, exp, max);
+    if plain {
+        sum_in_mode::<S, T, KEEP, PLAIN>(token, x, kept, exp, center, ahead)
+    } else {
+        sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, center, ahead)
     }
 }
 
 /// [`sum`] in a mode that is known.
 #[inline(always)]
-pub(crate) fn sum_in_mode<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>(
+pub(crate) fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
     token: S,
     x: &[T],
     kept: &mut [T],
     exp: &Exp<T::Vector<S>>,
+    center: T::Vector<S>,
     ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
-    let mut sum = Sum::new::<P>(token, exp);
-    add_terms::<S, T, P, KEEP, MODE>(token, &mut sum, x, kept, exp, ahead);
+    let mut sum = Sum::new(token, center);
+    add_terms::<S, T, KEEP, MODE>(token, &mut sum, x, kept, exp, ahead);
     sum
 }
 
 /// Adds the terms of the last logits of a chunk.
 #[inline(always)]
-pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const MODE: u8>(
+pub(crate) fn add_terms<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
     token: S,
     sum: &mut Sum<T::Vector<S>>,
     x: &[T],
@@ -263,7 +250,7 @@ pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const 
             token.prefetch(x, ahead.index(index * lanes));
         }
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
-        sum.add::<P>(p, s);
+        sum.add(p, s);
         if KEEP {
             p.store(&mut kept[index * lanes..]);
         }
@@ -272,7 +259,7 @@ pub(crate) fn add_terms<S: Simd, T: Real, P: Precision, const KEEP: bool, const 
         // The lanes past the end hold minus infinity, whose term is 0 in every mode.
         let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
         let (p, s) = if MODE == PLAIN { exp.term::<{ Mode::Clamped as u8 }>(tail) } else { exp.term::<MODE>(tail) };
-        sum.add::<P>(p, s);
+        sum.add(p, s);
         if KEEP {
             p.store_partial(kept_tail);
         }
@@ -342,7 +329,7 @@ impl<T: Real> Fold<T> {
     /// The shift that all terms of the row share.
     #[inline(always)]
     pub(crate) fn shift(&self) -> Shift<T> {
-        Shift::new(self.base, self.partial.k)
+        Shift { base: self.base, k: self.partial.k }
     }
 
     /// The shift with which the logits must be read again, because chunks that count were left out.
@@ -364,9 +351,6 @@ impl<T: Real> Fold<T> {
 /// several pieces' overlap.
 pub(crate) const PIECES: usize = 8;
 
-/// The chunks of a long row that are folded together.
-const CHUNKS: usize = 2;
-
 /// What a row of `len` logits takes of the room for p, so that the next row begins with a vector.
 pub(crate) const fn room<T: Real>(len: usize) -> usize {
     len.next_multiple_of(T::LANES)
@@ -377,7 +361,7 @@ pub(crate) const fn room<T: Real>(len: usize) -> usize {
 ///
 /// Where `kept` is not empty, each logit's p is left there for [`super::row`], those of a piece from a whole number of
 /// vectors on ([`room`]); it is empty where the second read computes p again.
-pub(crate) struct FoldPieces<'a, T: Real, P> {
+pub(crate) struct FoldPieces<'a, T: Real> {
     pub(crate) x: &'a [T],
     /// The elements of a piece: at most [`CHUNK`].
     pub(crate) len: usize,
@@ -389,15 +373,14 @@ pub(crate) struct FoldPieces<'a, T: Real, P> {
     pub(crate) folds: &'a mut [Fold<T>],
     /// Room for the sum of each piece.
     pub(crate) sums: &'a mut [Stored],
-    pub(crate) precision: PhantomData<P>,
 }
 
-impl<T: Real, P: Precision> Kernel for FoldPieces<'_, T, P> {
+impl<T: Real> Kernel for FoldPieces<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        if keeps::<S, P, T>(self.kept) {
+        if keeps::<S, T>(self.kept) {
             self.fold_keeping::<S, true>(token);
         } else {
             self.fold_keeping::<S, false>(token);
@@ -405,18 +388,18 @@ impl<T: Real, P: Precision> Kernel for FoldPieces<'_, T, P> {
     }
 }
 
-/// Whether p is kept: not for logarithms, nor where it is computed again.
+/// Whether p is kept: not where it is computed again.
 #[inline(always)]
-pub(crate) fn keeps<S: Simd, P: Precision, T>(kept: &[T]) -> bool {
-    !P::EXACT && !S::COMPACT && !kept.is_empty()
+pub(crate) fn keeps<S: Simd, T>(kept: &[T]) -> bool {
+    !S::COMPACT && !kept.is_empty()
 }
 
-impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
+impl<T: Real> FoldPieces<'_, T> {
     /// What is done once for each piece is done for all of them at a time.
     #[inline(always)]
     fn fold_keeping<S: Simd, const KEEP: bool>(self, token: S) {
         let Self { x, len, kept, temperature, fixed, ahead, folds, sums, .. } = self;
-        let mut smallest = [T::NEG_INFINITY; PIECES];
+        let (mut smallest, mut rests) = ([T::NEG_INFINITY; PIECES], [(T::ZERO, T::ZERO); PIECES]);
         for ((fold, x), smallest) in folds.iter_mut().zip(x.chunks(len)).zip(&mut smallest) {
             let (max, min) = extremes::<S, T>(token, x);
             *fold = Fold { max: halve(max.to_array(), larger), ..Fold::empty(base(fixed)) };
@@ -442,13 +425,15 @@ impl<T: Real, P: Precision> FoldPieces<'_, T, P> {
             fold.partial.k = shift.k;
             let highest = (shift.k * std::f64::consts::LN_2).max(max.to_f64());
             let plain = highest - smallest[index].to_f64() <= T::NARROW;
-            let sum =
-                sum::<S, T, P, KEEP>(token, x, kept, &exp, (shift.mode(temperature), plain), ahead.from(index * len));
-            real::store::<S>(wide_sum::<S, T, P>(token, sum), &mut sums[index]);
+            let mode = (shift.mode(temperature), plain);
+            let sum = sum::<S, T, KEEP>(token, x, kept, &exp, max, mode, ahead.from(index * len));
+            let (wide, apart) = wide_sum::<S, T>(token, sum);
+            real::store::<S>(wide, &mut sums[index]);
+            rests[index] = (sum.center.to_array().as_ref()[0], total_apart(apart));
         }
-        for (fold, sum) in folds.iter_mut().zip(sums) {
+        for ((fold, sum), (center, apart)) in folds.iter_mut().zip(sums).zip(rests) {
             if fold.partial.k > Partial::<T>::empty().k {
-                fold.partial.sum = halve(lanes_of::<T>(sum), T::add_wide);
+                fold.partial.sum = T::with_apart(halve(lanes_of::<T>(sum), T::add_wide), center, apart);
                 fold.nan = T::double(fold.partial.sum).high.is_nan();
             }
         }
@@ -465,7 +450,7 @@ fn base<T: Real>(fixed: Option<Shift<T>>) -> T {
 /// Where `kept` is not empty, each logit's p is left there for [`super::row`]; it is empty where the second read computes
 /// p again.
 #[inline(always)]
-pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
+pub(crate) fn fold<S: Simd, T: Real>(
     token: S,
     x: &[T],
     kept: &mut [T],
@@ -473,39 +458,103 @@ pub(crate) fn fold<S: Simd, T: Real, P: Precision>(
     fixed: Option<Shift<T>>,
     ahead: Ahead,
 ) -> Fold<T> {
-    token.call(FoldBlock::<T, T::Sum<P>> { x, kept, temperature, fixed, ahead, precision: PhantomData })
+    token.call(FoldBlock { x, kept, temperature, fixed, ahead })
 }
 
 /// The arguments of [`fold`].
-struct FoldBlock<'a, T: Real, P> {
+struct FoldBlock<'a, T: Real> {
     x: &'a [T],
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
     fixed: Option<Shift<T>>,
     ahead: Ahead,
-    precision: PhantomData<P>,
 }
 
-impl<T: Real, P: Precision> Kernel for FoldBlock<'_, T, P> {
+impl<T: Real> Kernel for FoldBlock<'_, T> {
     type Output = Fold<T>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, fixed, ahead, precision } = self;
+        let general = self.fixed.map_or(Mode::of(self.temperature), |shift| shift.mode(self.temperature));
+        match (keeps::<S, T>(self.kept), general.at::<S>()) {
+            (false, Mode::Clamped) => self.fold::<S, false, { Mode::Clamped as u8 }>(token),
+            (false, Mode::General) => self.fold::<S, false, { Mode::General as u8 }>(token),
+            (true, Mode::Clamped) => self.fold::<S, true, { Mode::Clamped as u8 }>(token),
+            (true, Mode::General) => self.fold::<S, true, { Mode::General as u8 }>(token),
+        }
+    }
+}
+
+impl<T: Real> FoldBlock<'_, T> {
+    /// The maximum of each chunk is looked for while the chunk before it is summed up: these are operations for pipes that
+    /// the sum leaves idle.
+    #[inline(always)]
+    fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S) -> Fold<T> {
+        let Self { x, kept, temperature, fixed, ahead, .. } = self;
         let mut fold = Fold::empty(base(fixed));
-        let mut folds = [fold; CHUNKS];
-        let sums = &mut [[0.0; LANES]; CHUNKS];
-        for (index, x) in x.chunks(CHUNKS * CHUNK).enumerate() {
-            let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * CHUNKS * CHUNK..][..x.len()] };
-            let folds = &mut folds[..x.len().div_ceil(CHUNK)];
-            let ahead = ahead.from(index * CHUNKS * CHUNK);
-            token.call(FoldPieces { x, len: CHUNK, kept, temperature, fixed, ahead, folds, sums, precision });
-            for part in folds {
-                fold = fold.with(*part);
+        let mut max = largest::<S, T>(token, &x[..x.len().min(CHUNK)]);
+        for start in (0..x.len()).step_by(CHUNK) {
+            let (chunk, next) = x[start..x.len().min(start + 2 * CHUNK)].split_at(CHUNK.min(x.len() - start));
+            let kept = if KEEP { &mut kept[start..][..chunk.len()] } else { &mut [] };
+            let mut part = Fold { max, ..Fold::empty(base(fixed)) };
+            let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
+            if infinite || (fixed.is_none() && temperature.needs_base(max)) {
+                part.nan = any_nan(chunk);
+                part.skipped = if infinite { T::NEG_INFINITY } else { max };
+                kept.fill(T::ZERO);
+                max = largest::<S, T>(token, next);
+            } else {
+                let shift = match fixed {
+                    Some(shift) => shift,
+                    None => temperature.shift(max, T::ZERO),
+                };
+                let exp = Exp::new(token, temperature, shift);
+                let mut sum = Sum::new(token, centers::<_, MODE>(token, &exp, T::Vector::<S>::splat(token, max)));
+                let ahead = ahead.from(start);
+                max = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, chunk, kept, &exp, next, ahead);
+                let sum = total::<S, T>(token, sum);
+                part.partial = Partial { k: shift.k, sum };
+                part.nan = T::double(sum).high.is_nan();
             }
+            fold = fold.with(part);
         }
         fold
     }
+}
+
+/// [`add_terms`], and the maximum of the logits that follow: at most as many.
+#[inline(always)]
+fn add_and_search<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
+    token: S,
+    sum: &mut Sum<T::Vector<S>>,
+    x: &[T],
+    kept: &mut [T],
+    exp: &Exp<T::Vector<S>>,
+    next: &[T],
+    ahead: Ahead,
+) -> T {
+    let lanes = T::LANES;
+    let both = next.len() / lanes * lanes;
+    let (x, x_rest) = x.split_at(both);
+    let (kept, kept_rest) = kept.split_at_mut(if KEEP { both } else { 0 });
+    let (next, next_rest) = next.split_at(both);
+    let mut max = T::Vector::<S>::splat(token, T::NEG_INFINITY);
+    for (index, (vector, next)) in x.chunks_exact(lanes).zip(next.chunks_exact(lanes)).enumerate() {
+        token.prefetch(x, ahead.index(index * lanes));
+        max = T::Vector::<S>::load(token, next).max(max);
+        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
+        sum.add(p, s);
+        if KEEP {
+            p.store(&mut kept[index * lanes..]);
+        }
+    }
+    if !next_rest.is_empty() {
+        max = T::Vector::<S>::load_partial(token, next_rest, T::NEG_INFINITY).max(max);
+    }
+    if !x_rest.is_empty() {
+        add_terms::<S, T, KEEP, MODE>(token, sum, x_rest, kept_rest, exp, ahead.from(both));
+    }
+    halve(max.to_array(), larger)
 }
 
 /// Whether there is a NaN.
@@ -520,37 +569,36 @@ fn any_nan<T: Real>(x: &[T]) -> bool {
 
 /// The fold of a row of any length, read again where it must be. For `kept` see [`FoldPieces`].
 #[inline(always)]
-pub(crate) fn fold_row<S: Simd, T: Real, P: Precision>(
+pub(crate) fn fold_row<S: Simd, T: Real>(
     token: S,
     x: &[T],
     kept: &mut [T],
     temperature: &Temperature<T>,
     ahead: Ahead,
 ) -> Fold<T> {
-    token.call(FoldRow::<T, T::Sum<P>> { x, kept, temperature, ahead, precision: PhantomData })
+    token.call(FoldRow { x, kept, temperature, ahead })
 }
 
 /// The arguments of [`fold_row`].
-struct FoldRow<'a, T: Real, P> {
+struct FoldRow<'a, T: Real> {
     x: &'a [T],
     kept: &'a mut [T],
     temperature: &'a Temperature<T>,
     ahead: Ahead,
-    precision: PhantomData<P>,
 }
 
-impl<T: Real, P: Precision> Kernel for FoldRow<'_, T, P> {
+impl<T: Real> Kernel for FoldRow<'_, T> {
     type Output = Fold<T>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, ahead, precision } = self;
+        let Self { x, kept, temperature, ahead } = self;
         let mut fixed: Option<Shift<T>> = None;
         if x.len() <= CHUNK {
             // As below, with less around it.
             let (len, kept) = (x.len().max(1), &mut *kept);
             let (mut folds, sums) = ([Fold::empty(T::ZERO)], &mut [[0.0; LANES]]);
-            token.call(FoldPieces { x, len, kept, temperature, fixed, ahead, folds: &mut folds, sums, precision });
+            token.call(FoldPieces { x, len, kept, temperature, fixed, ahead, folds: &mut folds, sums });
             fixed = folds[0].retry(temperature);
             if fixed.is_none() {
                 return folds[0];
@@ -560,7 +608,7 @@ impl<T: Real, P: Precision> Kernel for FoldRow<'_, T, P> {
             let mut row = Fold::empty(base(fixed));
             for (index, x) in x.chunks(BLOCK).enumerate() {
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..x.len()] };
-                row = row.with(fold::<S, T, P>(token, x, kept, temperature, fixed, ahead.from(index * BLOCK)));
+                row = row.with(fold::<S, T>(token, x, kept, temperature, fixed, ahead.from(index * BLOCK)));
             }
             if fixed.is_some() {
                 return row;

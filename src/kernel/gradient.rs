@@ -292,8 +292,8 @@ impl Vjp for LogSoftmax {
     fn constants<S: Simd, T: Gradient>(token: S) -> Exponentials<T::Vector<S>> {
         let one = Temperature::new(1.0);
         Exponentials {
-            near: Exp::new(token, &one, Shift::new(T::ZERO, 0.0)),
-            far: Exp::new(token, &one, Shift::new(T::ZERO, T::FAR)),
+            near: Exp::new(token, &one, Shift { base: T::ZERO, k: 0.0 }),
+            far: Exp::new(token, &one, Shift { base: T::ZERO, k: T::FAR }),
             limit: T::Vector::<S>::splat(token, T::LIMIT),
             least: T::Vector::<S>::splat(token, T::LEAST),
             zero: T::Vector::<S>::splat(token, T::ZERO),

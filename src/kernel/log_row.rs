@@ -6,7 +6,7 @@
 //! ```
 //!
 //! y comes from the fold's sum by taking off the maximum's term, which was added without rounding. Where that
-//! leaves less than 2^-16 of the sum, digits were lost; the row is then folded again without its maximum (which
+//! leaves too little of the sum, digits were lost; the row is then folded again without its maximum (which
 //! is unique there), with a shift that suits the rest.
 //!
 //! x - (max + T L) is computed with max + T L as the sum of two and the subtraction's error (Knuth's two-sum), so
@@ -18,13 +18,25 @@ use super::ahead::Ahead;
 use super::column::{Folds, LANES, of_lane};
 use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature, of_shifts};
-use super::fold::{CHUNK, Exact, FAR, Fold, fold};
+use super::fold::{CHUNK, FAR, Fold, fold, largest};
 use super::real::{self, Real};
 use super::row::{Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
 
-/// Of a sum less the maximum's term, the part from which on enough digits are left.
-pub(crate) const DOMINATED: f64 = 1.0 / 65536.0;
+/// Of the sum of `len` float32 terms less the maximum's, the part from which on enough digits are left.
+///
+/// Beside a far larger term all others are among what rounding takes from a lane's sum, and that is added up without
+/// further care. Of equal terms, each addition may round the same way: of 1,000 of them, y is 15 ULP off from 2^-12 on
+/// down, 2 at 2^-10. What is taken grows with the number of terms, and so does the error made of it.
+pub(crate) fn dominated(len: usize) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "at most a chunk")]
+    let terms = len.min(CHUNK) as f64;
+    terms * terms / f64::from(1 << 29)
+}
+
+/// Of the sum of many chunks' terms less the maximum's, the part from which on the sum has the digits of what chunks without
+/// the maximum add to it.
+const SUMMED: f64 = 1.0 / (1 << 22) as f64;
 
 /// The exponent below which y is taken for the logarithm.
 const TINY: f64 = -900.0;
@@ -41,19 +53,14 @@ pub(crate) struct LogSum<T> {
 }
 
 impl<T: Real> LogSum<T> {
-    /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
+    /// From the complete fold of a row.
     #[inline(always)]
-    pub(crate) fn new<S: Simd>(
-        token: S,
-        fold: &Fold<T>,
-        temperature: &Temperature<T>,
-        rest: &dyn Fn(T) -> Fold<T>,
-    ) -> Self {
-        token.call(Complete { fold, temperature, rest })
+    pub(crate) fn new<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, logits: &Logits<'_, T>) -> Self {
+        token.call(Complete { fold, temperature, logits })
     }
 
     #[inline(always)]
-    fn complete<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, rest: &dyn Fn(T) -> Fold<T>) -> Self {
+    fn complete<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, logits: &Logits<'_, T>) -> Self {
         let max = fold.max;
         let shift = fold.shift();
         let mode = shift.mode(temperature);
@@ -67,11 +74,18 @@ impl<T: Real> LogSum<T> {
         let (p, s) = exp.term::<{ Mode::General as u8 }>(T::Vector::<S>::splat(token, max));
         let top = term(p.to_array().as_ref()[0], s.to_array().as_ref()[0]);
         let sum = T::double(fold.partial.sum);
-        let others = sum.plus(top.negated());
-        let log = if others.high >= DOMINATED * sum.high {
+        let mut others = sum.plus(top.negated());
+        let mut is_enough = others.high >= T::dominated(logits.len) * sum.high;
+        if !is_enough
+            && others.high >= SUMMED * sum.high
+            && let Some(again) = others_by_chunk(token, fold, temperature, logits)
+        {
+            (others, is_enough) = (again, true);
+        }
+        let log = if is_enough {
             T::ln_1p_of_quotient(others, top)
         } else {
-            let rest = rest(max);
+            let rest = fold_without(token, logits, temperature, max);
             let exponent = (rest.partial.k - shift.k).min(0.0);
             let others = T::double(rest.partial.sum);
             if exponent < TINY {
@@ -99,7 +113,7 @@ impl<T: Real> LogSum<T> {
 struct Complete<'a, T: Real> {
     fold: &'a Fold<T>,
     temperature: &'a Temperature<T>,
-    rest: &'a dyn Fn(T) -> Fold<T>,
+    logits: &'a Logits<'a, T>,
 }
 
 impl<T: Real> Kernel for Complete<'_, T> {
@@ -107,7 +121,7 @@ impl<T: Real> Kernel for Complete<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> LogSum<T> {
-        LogSum::complete(token, self.fold, self.temperature, self.rest)
+        LogSum::complete(token, self.fold, self.temperature, self.logits)
     }
 }
 
@@ -201,8 +215,8 @@ impl<T: Real> Results<T> for LogSum<T> {
     const NAN: Self = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO, mode: Mode::Clamped };
 
     #[inline(always)]
-    fn of<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, rest: &dyn Fn(T) -> Fold<T>) -> Self {
-        Self::new(token, fold, temperature, rest)
+    fn of<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, logits: &Logits<'_, T>) -> Self {
+        Self::new(token, fold, temperature, logits)
     }
 
     #[inline(always)]
@@ -245,13 +259,19 @@ impl<T: Real> Results<T> for LogSum<T> {
     }
 
     #[inline(always)]
-    fn each<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>, to: &mut [Self; LANES]) -> bool {
+    fn each<S: Simd>(
+        token: S,
+        temperature: &Temperature<T>,
+        folds: &Folds<T>,
+        len: usize,
+        to: &mut [Self; LANES],
+    ) -> bool {
         if S::COMPACT {
             return false;
         }
         let max = folds.maxima(token);
         let of_max = of_shifts(token, temperature, folds.shifts(token)).term::<{ Mode::General as u8 }>(max);
-        let Some(logs) = T::logs(token, folds.sums(token), of_max) else { return false };
+        let Some(logs) = T::logs(token, folds.sums(token), of_max, len) else { return false };
         let mut stored = [0.0; LANES];
         real::store::<S>(logs, &mut stored);
         let mode = Mode::of(temperature);
@@ -268,17 +288,57 @@ impl<T: Real> Results<T> for LogSum<T> {
     }
 }
 
-/// The fold of a row without the logits that equal its maximum; `read` copies logits from an index on.
+/// The logits of a row, wherever they are.
+pub(crate) struct Logits<'a, T> {
+    pub(crate) len: usize,
+    /// Copies some of them, from an index on.
+    pub(crate) copy: &'a dyn Fn(usize, &mut [T]),
+}
+
+/// Makes minus infinity of the logits that equal a row's maximum.
+#[inline(always)]
+fn exclude<T: Real>(x: &mut [T], max: T) {
+    for x in x {
+        *x = if *x == max { T::NEG_INFINITY } else { *x };
+    }
+}
+
+/// The sum of the terms of a row of many chunks, without its maximum's. Only the chunk that has it is folded again; what
+/// the others have in the row's sum has digits enough.
+#[inline(always)]
+fn others_by_chunk<S: Simd, T: Real>(
+    token: S,
+    row: &Fold<T>,
+    temperature: &Temperature<T>,
+    logits: &Logits<'_, T>,
+) -> Option<Double> {
+    if logits.len <= CHUNK || row.base != T::ZERO {
+        return None;
+    }
+    let mut room = [T::ZERO; CHUNK];
+    for start in (0..logits.len).step_by(CHUNK) {
+        let x = &mut room[..CHUNK.min(logits.len - start)];
+        (logits.copy)(start, x);
+        if largest::<S, T>(token, x) == row.max {
+            let all = fold::<S, T>(token, x, &mut [], temperature, None, Ahead::NONE).partial;
+            exclude(x, row.max);
+            let rest = fold::<S, T>(token, x, &mut [], temperature, None, Ahead::NONE).partial;
+            debug_assert!(all.k.to_bits() == row.partial.k.to_bits(), "the row's shift is that of its maximum");
+            let (rest, scale) = (T::double(rest.sum), power_of_two_at_most_one(rest.k - all.k));
+            let rest = Double { high: rest.high * scale, low: rest.low * scale };
+            return Some(T::double(row.partial.sum).plus(T::double(all.sum).negated()).plus(rest));
+        }
+    }
+    None
+}
+
+/// The fold of a row without the logits that equal its maximum.
 ///
 /// For rows of which one logit outweighs all others by far. The rest has the base of the row, so that the two can be
 /// compared.
-pub(crate) fn fold_without<S: Simd, T: Real>(
-    token: S,
-    len: usize,
-    temperature: &Temperature<T>,
-    max: T,
-    read: &mut dyn FnMut(usize, &mut [T]),
-) -> Fold<T> {
+#[inline(always)]
+fn fold_without<S: Simd, T: Real>(token: S, logits: &Logits<'_, T>, temperature: &Temperature<T>, max: T) -> Fold<T> {
+    let len = logits.len;
     let base = if temperature.needs_base(max) { max } else { T::ZERO };
     let mut chunk = [T::ZERO; CHUNK];
     let mut fixed = None;
@@ -286,9 +346,9 @@ pub(crate) fn fold_without<S: Simd, T: Real>(
         let mut row = Fold::empty(fixed.map_or(T::ZERO, |shift: Shift<T>| shift.base));
         for start in (0..len).step_by(CHUNK) {
             let x = &mut chunk[..CHUNK.min(len - start)];
-            read(start, x);
-            x.iter_mut().filter(|x| **x == max).for_each(|x| *x = T::NEG_INFINITY);
-            row = row.with(fold::<S, T, Exact>(token, x, &mut [], temperature, fixed, Ahead::NONE));
+            (logits.copy)(start, x);
+            exclude(x, max);
+            row = row.with(fold::<S, T>(token, x, &mut [], temperature, fixed, Ahead::NONE));
         }
         let second = row.max;
         let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;

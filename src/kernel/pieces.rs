@@ -4,13 +4,11 @@
 //! of a hundred logits itself. Here it is done for all of them at a time, a lane each; only the loops over their logits
 //! are one after another. The order of every sum is `fold`'s, and so are the bits.
 
-use std::marker::PhantomData;
-
 use super::Temperature;
 use super::ahead::Ahead;
 use super::column::{Folds, LANES};
 use super::exp::{Anchors, Exp, Mode, of_maxima};
-use super::fold::{CHUNK, Fold, FoldPieces, PIECES, Precision, extremes, fold_row, keeps, room, sum_in_mode, wide_sum};
+use super::fold::{CHUNK, Fold, FoldPieces, PIECES, centers, extremes, fold_row, keeps, room, sum_in_mode, wide_sum};
 use super::real::{self, Real, Stored};
 use crate::simd::{Kernel, Simd, Vector};
 
@@ -21,7 +19,7 @@ const MANY_KEPT: usize = PIECES;
 
 /// [`FoldRows`] by lanes. The output is whether the rows are alike; where they are not (a NaN, an infinity, a base),
 /// nothing is told of any.
-struct FoldByLanes<'a, T: Real, P> {
+struct FoldByLanes<'a, T: Real> {
     x: &'a [T],
     /// At most [`CHUNK`].
     len: usize,
@@ -30,10 +28,9 @@ struct FoldByLanes<'a, T: Real, P> {
     ahead: Ahead,
     folds: &'a mut Folds<T>,
     sums: &'a mut [Stored; LANES],
-    precision: PhantomData<P>,
 }
 
-impl<T: Real, P: Precision> Kernel for FoldByLanes<'_, T, P> {
+impl<T: Real> Kernel for FoldByLanes<'_, T> {
     type Output = bool;
 
     #[inline(always)]
@@ -43,7 +40,7 @@ impl<T: Real, P: Precision> Kernel for FoldByLanes<'_, T, P> {
             return false;
         }
         let general = Mode::of(self.temperature) == Mode::General;
-        match (keeps::<S, P, T>(self.kept), general) {
+        match (keeps::<S, T>(self.kept), general) {
             (false, false) => self.fold::<S, false, { Mode::Clamped as u8 }>(token),
             (false, true) => self.fold::<S, false, { Mode::General as u8 }>(token),
             (true, false) => self.fold::<S, true, { Mode::Clamped as u8 }>(token),
@@ -52,7 +49,7 @@ impl<T: Real, P: Precision> Kernel for FoldByLanes<'_, T, P> {
     }
 }
 
-impl<T: Real, P: Precision> FoldByLanes<'_, T, P> {
+impl<T: Real> FoldByLanes<'_, T> {
     #[inline(always)]
     fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S) -> bool {
         let Self { x, len, kept, temperature, ahead, folds, sums, .. } = self;
@@ -65,30 +62,42 @@ impl<T: Real, P: Precision> FoldByLanes<'_, T, P> {
         for lane in rows..T::LANES {
             max[lane] = max[0];
         }
-        let max = over_lanes::<S, T>(token, &mut max);
+        let max = over_lanes::<S, T>(token, &mut max, T::Vector::<S>::max);
         let Some((exp, k)) = of_maxima::<S, T>(token, temperature, max) else { return false };
         let anchors = Anchors::of(&exp);
+        let center = centers::<_, MODE>(token, &exp, max);
+        let (mut centers, mut aparts) = ([T::ZERO; LANES], [center; LANES]);
+        center.store(&mut centers);
         for (index, x) in x.chunks_exact(len).enumerate() {
             let exp = Exp::at(token, temperature, &anchors.get(index));
             let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
-            let sum = sum_in_mode::<S, T, P, KEEP, MODE>(token, x, kept, &exp, ahead.from(index * len));
-            real::store::<S>(wide_sum::<S, T, P>(token, sum), &mut sums[index]);
+            let center = T::Vector::<S>::splat(token, centers[index]);
+            let sum = sum_in_mode::<S, T, KEEP, MODE>(token, x, kept, &exp, center, ahead.from(index * len));
+            let (wide, apart) = wide_sum::<S, T>(token, sum);
+            real::store::<S>(wide, &mut sums[index]);
+            aparts[index] = apart;
         }
         for lane in rows..T::LANES {
-            sums[lane] = sums[0];
+            (sums[lane], aparts[lane]) = (sums[0], aparts[0]);
         }
-        folds.set_alike(token, max, k, T::totals(token, sums))
+        let aparts = over_lanes::<S, T>(token, &mut aparts, T::Vector::<S>::add);
+        let sums = T::with_aparts(token, T::totals(token, sums), center, aparts);
+        folds.set_alike(token, max, k, sums)
     }
 }
 
-/// The maximum over the lanes of each of so many vectors as there are lanes.
+/// The lanes of each of so many vectors as there are lanes, combined as a halving tree ([`super::fold::halve`]).
 #[inline(always)]
-fn over_lanes<S: Simd, T: Real>(token: S, vectors: &mut [T::Vector<S>; LANES]) -> T::Vector<S> {
+fn over_lanes<S: Simd, T: Real>(
+    token: S,
+    vectors: &mut [T::Vector<S>; LANES],
+    combine: impl Fn(T::Vector<S>, T::Vector<S>) -> T::Vector<S>,
+) -> T::Vector<S> {
     T::Vector::<S>::transpose(token, &mut vectors[..T::LANES]);
     let mut half = T::LANES / 2;
     while half > 0 {
         for j in 0..half {
-            vectors[j] = vectors[j].max(vectors[j + half]);
+            vectors[j] = combine(vectors[j], vectors[j + half]);
         }
         half /= 2;
     }
@@ -97,7 +106,7 @@ fn over_lanes<S: Simd, T: Real>(token: S, vectors: &mut [T::Vector<S>; LANES]) -
 
 /// Rows of `len` logits to fold, at most as many as a vector has lanes, one after another in `x`. For `kept` see
 /// [`FoldPieces`].
-pub(crate) struct FoldRows<'a, T: Real, P> {
+pub(crate) struct FoldRows<'a, T: Real> {
     pub(crate) x: &'a [T],
     pub(crate) len: usize,
     pub(crate) kept: &'a mut [T],
@@ -107,19 +116,18 @@ pub(crate) struct FoldRows<'a, T: Real, P> {
     pub(crate) folds: &'a mut Folds<T>,
     /// Room for the sums of each row. (To fill it takes as long as to sum up a short one.)
     pub(crate) sums: &'a mut [Stored; LANES],
-    pub(crate) precision: PhantomData<P>,
 }
 
-impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
+impl<T: Real> Kernel for FoldRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { x, len, kept, temperature, ahead, folds, sums, precision } = self;
+        let Self { x, len, kept, temperature, ahead, folds, sums } = self;
         let rows = x.len() / len;
-        if len <= CHUNK && rows >= if keeps::<S, P, T>(kept) { MANY_KEPT } else { MANY } {
+        if len <= CHUNK && rows >= if keeps::<S, T>(kept) { MANY_KEPT } else { MANY } {
             let (kept, folds, sums) = (&mut *kept, &mut *folds, &mut *sums);
-            if token.call(FoldByLanes { x, len, kept, temperature, ahead, folds, sums, precision }) {
+            if token.call(FoldByLanes { x, len, kept, temperature, ahead, folds, sums }) {
                 return;
             }
         }
@@ -128,7 +136,7 @@ impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
         if together {
             let (kept, some) = (&mut *kept, &mut [Fold::empty(T::ZERO); PIECES][..rows]);
             let sums = &mut sums[..rows];
-            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds: some, sums, precision });
+            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds: some, sums });
             for (index, fold) in some.iter().enumerate() {
                 folds.set(index, *fold);
             }
@@ -136,7 +144,7 @@ impl<T: Real, P: Precision> Kernel for FoldRows<'_, T, P> {
         for (index, x) in x.chunks_exact(len).enumerate() {
             if !together || folds.get(index).retry(temperature).is_some() {
                 let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * room::<T>(len)..][..len] };
-                folds.set(index, fold_row::<S, T, P>(token, x, kept, temperature, ahead.from(index * len)));
+                folds.set(index, fold_row::<S, T>(token, x, kept, temperature, ahead.from(index * len)));
             }
         }
     }

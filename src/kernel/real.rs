@@ -2,9 +2,9 @@
 
 use super::column::LANES;
 use super::double::Double;
-use super::fold::{Precision, Rounded, halve, lanes_of};
+use super::fold::{halve, lanes_of};
 use super::log::{ln_1p, ln_1p_double, ln_1p_of_lanes};
-use super::log_row::DOMINATED;
+use super::log_row::dominated;
 use crate::simd::{LINE, Simd, Vector};
 
 /// float32 or float64, with all that the reduction of an exponential needs.
@@ -46,9 +46,6 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     /// The number of lanes of a vector.
     const LANES: usize = LINE / size_of::<Self>();
 
-    /// The precision of a sum for which `P` is enough. (One for all where there are no steps: less code.)
-    type Sum<P: Precision>: Precision;
-
     /// What sums of chunks are kept in: twice the precision.
     type Wide: Copy + Default + Send + Sync;
 
@@ -68,6 +65,12 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn wide_sum<S: Simd>(token: S, high: Self::Vector<S>, low: Self::Vector<S>) -> Wide<S>;
     /// [`Real::add_wide`] of each lane.
     fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S>;
+    /// A sum of s, and what is apart from it, as a sum of terms ([`super::fold::Sum`]).
+    fn with_apart(sum: Self::Wide, center: Self, apart: Self) -> Self::Wide;
+    /// The same of each lane.
+    fn with_aparts<S: Simd>(token: S, sum: Wide<S>, center: Self::Vector<S>, apart: Self::Vector<S>) -> Wide<S>;
+    /// The sum of two.
+    fn plus(self, other: Self) -> Self;
     /// The sum over the lanes of each of so many [`Wide`] as there are lanes, as a halving tree ([`super::fold::halve`]).
     #[inline(always)]
     fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S> {
@@ -91,9 +94,12 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn double(wide: Self::Wide) -> Double;
     /// log(1 + a / b), as precisely as results of this type need.
     fn ln_1p_of_quotient(a: Double, b: Double) -> Double;
-    /// L of [`super::log_row`] of each lane, from its sum and from the p and s of its maximum; `None` where this dtype has no
-    /// such code, or the maximum's term is so much of some sum that little is left of the others'.
-    fn logs<S: Simd>(token: S, sum: Wide<S>, of_max: (Self::Vector<S>, Self::Vector<S>)) -> Option<Wide<S>>;
+    /// L of [`super::log_row`] of each lane, from its sum and from the p and s of its maximum; NaN where the maximum's term
+    /// is so much of the sum that little is left of the others'. `None` where this dtype has no such code.
+    fn logs<S: Simd>(token: S, sum: Wide<S>, of_max: (Self::Vector<S>, Self::Vector<S>), len: usize)
+    -> Option<Wide<S>>;
+    /// See [`super::log_row::dominated`].
+    fn dominated(len: usize) -> f64;
     /// The reciprocal of a sum, as the sum of two values.
     fn reciprocal(wide: Self::Wide) -> (Self, Self);
     /// Whether this is NaN.
@@ -160,7 +166,6 @@ const fn powers(steps: [f32; LANES]) -> [f32; LANES] {
 
 impl Real for f32 {
     type Vector<S: Simd> = S::F32;
-    type Sum<P: Precision> = P;
     type Wide = f64;
 
     const STEPS: f64 = 8.0;
@@ -225,6 +230,26 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn with_apart(sum: f64, center: Self, apart: Self) -> f64 {
+        sum + (sum * f64::from(center) + f64::from(apart))
+    }
+
+    #[inline(always)]
+    fn with_aparts<S: Simd>(token: S, sum: Wide<S>, center: S::F32, apart: S::F32) -> Wide<S> {
+        let (center, apart) = (token.widen(center), token.widen(apart));
+        let mut terms = sum;
+        for half in 0..2 {
+            terms[half] = sum[half].add(sum[half].mul(center[half]).add(apart[half]));
+        }
+        terms
+    }
+
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self + other
+    }
+
+    #[inline(always)]
     fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S> {
         let mut totals = [S::F64::splat(token, 0.0); 2];
         for (total, of) in totals.iter_mut().zip(of.chunks_exact(8)) {
@@ -284,8 +309,13 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn logs<S: Simd>(token: S, sum: Wide<S>, (p, s): (S::F32, S::F32)) -> Option<Wide<S>> {
-        let (p, s, dominated) = (token.widen(p), token.widen(s), S::F64::splat(token, DOMINATED));
+    fn dominated(len: usize) -> f64 {
+        dominated(len)
+    }
+
+    #[inline(always)]
+    fn logs<S: Simd>(token: S, sum: Wide<S>, (p, s): (S::F32, S::F32), len: usize) -> Option<Wide<S>> {
+        let (p, s, dominated) = (token.widen(p), token.widen(s), S::F64::splat(token, dominated(len)));
         let mut logs = sum;
         for half in 0..2 {
             // s (1 + p) as the sum of two, and what it leaves of the sum: as `log_row::term` and `Double::plus`.
@@ -294,10 +324,9 @@ impl Real for f32 {
             let zero = S::F64::splat(token, 0.0);
             let (others, lost) = two_sum(sum[half], zero.sub(top));
             let others = others.add(lost.sub(low));
-            if S::F64::any(others.less(dominated.mul(sum[half]))) {
-                return None;
-            }
-            logs[half] = ln_1p_of_lanes(token, others.div(top));
+            let undefined = S::F64::splat(token, f64::NAN);
+            let logs_of_all = ln_1p_of_lanes(token, others.div(top));
+            logs[half] = S::F64::select(others.less(dominated.mul(sum[half])), undefined, logs_of_all);
         }
         Some(logs)
     }
@@ -317,7 +346,6 @@ impl Real for f32 {
 
 impl Real for f64 {
     type Vector<S: Simd> = S::F64;
-    type Sum<P: Precision> = Rounded;
     type Wide = Double;
 
     const STEPS: f64 = 1.0;
@@ -377,6 +405,27 @@ impl Real for f64 {
         two_sum(high, low).into()
     }
 
+    // (Sums of float64 have digits to spare: of terms next to a far larger one, too, rounding takes less than this needs.)
+    #[inline(always)]
+    fn dominated(_: usize) -> f64 {
+        1.0 / 65536.0
+    }
+
+    #[inline(always)]
+    fn with_apart(sum: Double, _: Self, _: Self) -> Double {
+        sum
+    }
+
+    #[inline(always)]
+    fn with_aparts<S: Simd>(_: S, sum: Wide<S>, _: S::F64, _: S::F64) -> Wide<S> {
+        sum
+    }
+
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self + other
+    }
+
     // As `Double::plus`.
     #[inline(always)]
     fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S> {
@@ -433,7 +482,7 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn logs<S: Simd>(_: S, _: Wide<S>, _: (S::F64, S::F64)) -> Option<Wide<S>> {
+    fn logs<S: Simd>(_: S, _: Wide<S>, _: (S::F64, S::F64), _: usize) -> Option<Wide<S>> {
         None
     }
 

@@ -16,6 +16,7 @@ use super::Temperature;
 use super::column::{Folds, LANES};
 use super::exp::{Anchor, Anchors, Exp, Mode, of_shifts};
 use super::fold::Fold;
+use super::log_row::Logits;
 use super::real::Real;
 use crate::simd::{Kernel, Simd, Vector};
 
@@ -135,8 +136,8 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// Of a row whose results are all NaN.
     const NAN: Self;
 
-    /// From the complete fold of a row. `rest` folds the row without the logits that equal its argument.
-    fn of<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, rest: &dyn Fn(T) -> Fold<T>) -> Self;
+    /// From the complete fold of a row.
+    fn of<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, logits: &Logits<'_, T>) -> Self;
     /// Whether all results are NaN.
     fn is_undefined(&self) -> bool;
     /// How much of the reduction the row's logits need.
@@ -146,8 +147,15 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function for the logits of many rows, a lane each.
     fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S>;
 
-    /// What each of some rows that are alike has in common, by vectors from their folds; false where some row needs more.
-    fn each<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>, to: &mut [Self; LANES]) -> bool;
+    /// What each of some rows of `len` logits that are alike has in common, by vectors from their folds; undefined where a
+    /// row needs more. False where there is no such code.
+    fn each<S: Simd>(
+        token: S,
+        temperature: &Temperature<T>,
+        folds: &Folds<T>,
+        len: usize,
+        to: &mut [Self; LANES],
+    ) -> bool;
 
     /// Whether there is [`Results::alike`].
     const BY_LANES: bool;
@@ -162,7 +170,7 @@ impl<T: Real> Results<T> for Quotient<T> {
     const NAN: Self = Self { anchor: Anchor::NONE, mode: Mode::Clamped, reciprocal: (T::NAN, T::NAN) };
 
     #[inline(always)]
-    fn of<S: Simd>(_: S, fold: &Fold<T>, temperature: &Temperature<T>, _: &dyn Fn(T) -> Fold<T>) -> Self {
+    fn of<S: Simd>(_: S, fold: &Fold<T>, temperature: &Temperature<T>, _: &Logits<'_, T>) -> Self {
         Self::new(fold, temperature)
     }
 
@@ -203,7 +211,13 @@ impl<T: Real> Results<T> for Quotient<T> {
     }
 
     #[inline(always)]
-    fn each<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>, to: &mut [Self; LANES]) -> bool {
+    fn each<S: Simd>(
+        token: S,
+        temperature: &Temperature<T>,
+        folds: &Folds<T>,
+        _: usize,
+        to: &mut [Self; LANES],
+    ) -> bool {
         if S::COMPACT || size_of::<T>() != size_of::<f32>() {
             return false;
         }

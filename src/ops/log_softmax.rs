@@ -5,7 +5,6 @@ use ndarray::{Array, ArrayRef, Dimension};
 use crate::element::{Element, Float};
 use crate::error::Result;
 use crate::kernel::Real;
-use crate::kernel::fold::Exact;
 use crate::kernel::log_row::LogSum;
 use crate::memory::{View, ViewMut};
 use crate::options::Options;
@@ -89,6 +88,5 @@ struct LogSoftmax;
 impl Function for LogSoftmax {
     type Row<T: Real> = LogSum<T>;
     const EXCLUDED: f64 = f64::NEG_INFINITY;
-    type Sum = Exact;
     const KEEPS: bool = false;
 }

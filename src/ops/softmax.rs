@@ -5,7 +5,6 @@ use ndarray::{Array, ArrayRef, Dimension};
 use crate::element::Float;
 use crate::error::Result;
 use crate::kernel::Real;
-use crate::kernel::fold::Rounded;
 use crate::kernel::row::Quotient;
 use crate::memory::{View, ViewMut};
 use crate::options::Options;
@@ -78,6 +77,5 @@ pub(super) struct Softmax;
 impl Function for Softmax {
     type Row<T: Real> = Quotient<T>;
     const EXCLUDED: f64 = 0.0;
-    type Sum = Rounded;
     const KEEPS: bool = true;
 }

@@ -5,7 +5,7 @@ use ndarray::{Array, ArrayRef, Dimension};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::kernel::Temperature;
-use crate::kernel::fold::{self, Exact, Fold, Rounded};
+use crate::kernel::fold::{self, Fold};
 use crate::kernel::log_row::LogSum;
 use crate::kernel::row::{Quotient, Results, WriteInPlace};
 use crate::kernel::select::Selection;
@@ -137,11 +137,7 @@ impl Digest for Top {
     #[inline(always)]
     fn chunk<S: Simd, C: Compute>(&self, token: S, state: &mut State<C>, chunk: Chunk<'_, C>) {
         let Chunk { x, first, temperature, fixed, ahead } = chunk;
-        let part = if self.log {
-            fold::fold::<S, C, Exact>(token, x, &mut [], temperature, fixed, ahead)
-        } else {
-            fold::fold::<S, C, Rounded>(token, x, &mut [], temperature, fixed, ahead)
-        };
+        let part = fold::fold::<S, C>(token, x, &mut [], temperature, fixed, ahead);
         state.fold = state.fold.with(part);
         if !state.selection.is_beyond(part.max, part.nan) {
             token.call(Offer { x, first, part, selection: &mut state.selection });
@@ -180,7 +176,7 @@ impl Digest for Top {
             return;
         }
         let undefined = if self.log {
-            let results = &LogSum::new(token, &state.fold, temperature, row.rest);
+            let results = &LogSum::new(token, &state.fold, temperature, &row.logits);
             token.call(WriteInPlace { data: values, kept: &[], temperature, results });
             results.is_undefined()
         } else {

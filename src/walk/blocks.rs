@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, Fold, Precision};
+use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream;
 use crate::memory::{Compute, Cut, Part, Target, ViewMut, scratch};
@@ -39,7 +39,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let target = Target::new(out, &call.plan, OUT, false, Cut::elements(BLOCK))?;
     for row in 0..call.plan.rows {
         let temperature = temperatures.of(row);
-        let fold = blocks.fold_row::<F::Sum>(row, &temperature, interrupt)?;
+        let fold = blocks.fold_row(row, &temperature, interrupt)?;
         let vacant = reader.is_vacant(row, &fold);
         let folded = dispatch(
             call.level,
@@ -69,20 +69,20 @@ impl<C: Compute> Blocks<'_, C> {
     }
 
     /// The fold of a row, its blocks added up in order.
-    pub(super) fn fold_row<P: Precision>(
+    pub(super) fn fold_row(
         &self,
         row: usize,
         temperature: &Temperature<C>,
         interrupt: Interrupt<'_>,
     ) -> Result<Fold<C>> {
-        let first = self.fold::<P>(row, temperature, None, interrupt)?;
+        let first = self.fold(row, temperature, None, interrupt)?;
         match first.retry(temperature) {
             None => Ok(first),
-            retry => self.fold::<P>(row, temperature, retry, interrupt),
+            retry => self.fold(row, temperature, retry, interrupt),
         }
     }
 
-    fn fold<P: Precision>(
+    fn fold(
         &self,
         row: usize,
         temperature: &Temperature<C>,
@@ -95,7 +95,7 @@ impl<C: Compute> Blocks<'_, C> {
             let folds: Vec<_> = wave.clone().map(|_| OnceLock::new()).collect();
             share(self.call.threads, wave.len(), interrupt, &|index| {
                 let block = wave.start + index;
-                let part = self.fold_block::<P>(row, block, temperature, fixed)?;
+                let part = self.fold_block(row, block, temperature, fixed)?;
                 let _taken_once = folds[index].set(part);
                 Ok(())
             })?;
@@ -106,14 +106,14 @@ impl<C: Compute> Blocks<'_, C> {
         Ok(fold)
     }
 
-    fn fold_block<P: Precision>(
+    fn fold_block(
         &self,
         row: usize,
         block: usize,
         temperature: &Temperature<C>,
         fixed: Option<Shift<C>>,
     ) -> Result<Fold<C>> {
-        let fold = FoldBlock::<C, C::Sum<P>> { blocks: self, row, block, temperature, fixed, precision: PhantomData };
+        let fold = FoldBlock::<C> { blocks: self, row, block, temperature, fixed };
         dispatch(self.call.level, fold)
     }
 
@@ -123,16 +123,15 @@ impl<C: Compute> Blocks<'_, C> {
 }
 
 /// The fold of a block.
-struct FoldBlock<'a, C, P> {
+struct FoldBlock<'a, C> {
     blocks: &'a Blocks<'a, C>,
     row: usize,
     block: usize,
     temperature: &'a Temperature<C>,
     fixed: Option<Shift<C>>,
-    precision: PhantomData<P>,
 }
 
-impl<C: Compute, P: Precision> Kernel for FoldBlock<'_, C, P> {
+impl<C: Compute> Kernel for FoldBlock<'_, C> {
     type Output = Result<Fold<C>>;
 
     #[inline(always)]
@@ -141,11 +140,11 @@ impl<C: Compute, P: Precision> Kernel for FoldBlock<'_, C, P> {
         let elements = self.blocks.elements(self.block);
         if self.blocks.lent {
             let x = reader.source.row(self.row, elements);
-            return Ok(fold::fold::<S, C, P>(token, x, &mut [], self.temperature, self.fixed, Ahead::ONCE));
+            return Ok(fold::fold::<S, C>(token, x, &mut [], self.temperature, self.fixed, Ahead::ONCE));
         }
         let mut data = scratch(elements.len())?;
         reader.copy(token, self.row, elements, &mut data);
-        Ok(fold::fold::<S, C, P>(token, &data, &mut [], self.temperature, self.fixed, Ahead::NONE))
+        Ok(fold::fold::<S, C>(token, &data, &mut [], self.temperature, self.fixed, Ahead::NONE))
     }
 }
 

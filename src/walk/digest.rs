@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
+use crate::kernel::log_row::Logits;
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Part, Scratch, Target, Tile, View, ViewMut, scratch, zeros};
 use crate::options::Options;
@@ -83,8 +84,7 @@ pub(crate) struct Complete<'a, C: Real> {
     pub(crate) temperature: &'a Temperature<C>,
     /// Whether the mask keeps none of its places, or it has none.
     pub(crate) vacant: bool,
-    /// The fold of the row without the logits that equal the argument.
-    pub(crate) rest: &'a dyn Fn(C) -> Fold<C>,
+    pub(crate) logits: Logits<'a, C>,
     /// Whether the mask leaves out this place of the row.
     pub(crate) is_excluded: &'a dyn Fn(usize) -> bool,
 }
@@ -324,13 +324,14 @@ impl<D: Digest, C: Compute> Rows<'_, D, C> {
         let reader = self.reader;
         let state = &mut self.states[lane].0;
         let vacant = reader.len == 0 || reader.is_vacant(row, &self.digest.fold(state));
-        let rest = |max| reader.rest(token, row, temperature, max);
+        let copy = |start: usize, to: &mut [C]| reader.copy(token, row, start..start + to.len(), to);
+        let logits = Logits { len: reader.len, copy: &copy };
         let is_excluded = |place: usize| {
             let mut kept = [C::from_f64(1.0)];
             reader.mask.inspect(|mask| mask.read(row, place, &mut kept));
             kept[0] == C::ZERO
         };
-        let complete = Complete { temperature, vacant, rest: &rest, is_excluded: &is_excluded };
+        let complete = Complete { temperature, vacant, logits, is_excluded: &is_excluded };
         self.digest.finish(token, state, complete, &mut self.row_values, &mut self.row_indices);
         self.values.write(row, 0, &self.row_values);
         if let Some(indices) = &mut self.indices {

@@ -31,7 +31,7 @@ use std::sync::OnceLock;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::kernel::exp::is_extreme;
-use crate::kernel::fold::{BLOCK, Precision};
+use crate::kernel::fold::BLOCK;
 use crate::kernel::row::{Results, Store};
 use crate::kernel::{Real, Temperature};
 use crate::memory::{Compute, Cut, Owned, Part, Source, Target, View, ViewMut, exceeds_last_cache};
@@ -54,10 +54,7 @@ pub(crate) trait Function: Copy + Send + Sync {
     type Row<T: Real>: Results<T>;
     /// The result for places that the mask leaves out.
     const EXCLUDED: f64;
-    /// How precise the sum must be.
-    type Sum: Precision;
-    /// Whether the results use the p of [`crate::kernel::exp`], so that it is worth keeping. (These are quotients, and
-    /// their `Sum` is that of quotients.)
+    /// Whether the results use the p of [`crate::kernel::exp`], so that it is worth keeping.
     const KEEPS: bool;
 }
 

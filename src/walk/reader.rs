@@ -8,8 +8,8 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::exp::Shift;
-use crate::kernel::fold::{self, BLOCK, CHUNK, Fold, Precision};
-use crate::kernel::log_row;
+use crate::kernel::fold::{self, BLOCK, CHUNK, Fold};
+use crate::kernel::log_row::Logits;
 use crate::kernel::row::Results;
 use crate::memory::{Compute, Source};
 use crate::simd::{Kernel, Simd};
@@ -79,7 +79,7 @@ impl<C: Compute> Reader<'_, C> {
 
     /// The fold of a row by way of `scratch`, which has room for a block. For `kept` see [`fold::fold`].
     #[inline(always)]
-    pub(super) fn fold<S: Simd, P: Precision>(
+    pub(super) fn fold<S: Simd>(
         self,
         token: S,
         row: usize,
@@ -87,14 +87,7 @@ impl<C: Compute> Reader<'_, C> {
         scratch: &mut [C],
         kept: &mut [C],
     ) -> Fold<C> {
-        token.call(FoldCopied::<C, C::Sum<P>> { reader: self, row, temperature, scratch, kept, precision: PhantomData })
-    }
-
-    /// The fold of a row without the logits that equal `max`.
-    pub(super) fn rest<S: Simd>(&self, token: S, row: usize, temperature: &Temperature<C>, max: C) -> Fold<C> {
-        log_row::fold_without(token, self.len, temperature, max, &mut |start, to| {
-            self.copy(token, row, start..start + to.len(), to);
-        })
+        token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, kept })
     }
 
     /// What the results of a row have in common. (Not inlined, for all but short rows that are lent.)
@@ -117,7 +110,8 @@ impl<C: Compute> Reader<'_, C> {
         fold: &Fold<C>,
         temperature: &Temperature<C>,
     ) -> R {
-        R::of(token, fold, temperature, &|max| self.rest(token, row, temperature, max))
+        let copy = |start: usize, to: &mut [C]| self.copy(token, row, start..start + to.len(), to);
+        R::of(token, fold, temperature, &Logits { len: self.len, copy: &copy })
     }
 
     /// [`Reader::complete`] for each of `count` rows from `first` on, whose folds are lanes.
@@ -173,15 +167,16 @@ impl<R: Results<C>, C: Compute> Kernel for CompleteEach<'_, '_, R, C> {
     fn run<S: Simd>(self, token: S) -> [R; LANES] {
         let Self { reader, first, count, folds, .. } = self;
         let mut results = [R::NAN; LANES];
-        if !folds.alike || !R::each(token, &reader.temperatures.of(first), folds, &mut results) {
-            for (lane, results) in results.iter_mut().enumerate().take(count) {
+        let each = folds.alike && R::each(token, &reader.temperatures.of(first), folds, reader.len, &mut results);
+        for (lane, results) in results.iter_mut().enumerate().take(count) {
+            if !each || results.is_undefined() {
                 let row = first + lane;
                 *results = reader.complete(token, row, &folds.get(lane), &reader.temperatures.of(row));
             }
-            // Lanes past the last row are like the first, not special.
-            let first = results[0];
-            results[count..].fill(first);
         }
+        // Lanes past the last row are like the first, not special.
+        let like_first = results[0];
+        results[count..].fill(like_first);
         results
     }
 }
@@ -219,21 +214,20 @@ impl<C: Compute> Kernel for Copy<'_, '_, C> {
 }
 
 /// The arguments of [`Reader::fold`].
-struct FoldCopied<'r, 'a, C: Compute, P> {
+struct FoldCopied<'r, 'a, C: Compute> {
     reader: Reader<'a, C>,
     row: usize,
     temperature: &'r Temperature<C>,
     scratch: &'r mut [C],
     kept: &'r mut [C],
-    precision: PhantomData<P>,
 }
 
-impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
+impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
     type Output = Fold<C>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<C> {
-        let Self { reader, row, temperature, scratch, kept, .. } = self;
+        let Self { reader, row, temperature, scratch, kept } = self;
         let mut fixed = None;
         loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
@@ -246,7 +240,7 @@ impl<C: Compute, P: Precision> Kernel for FoldCopied<'_, '_, C, P> {
                     let data = &mut scratch[..piece.len()];
                     let kept = if kept.is_empty() { &mut [] } else { &mut kept[piece.clone()] };
                     reader.copy(token, row, piece, data);
-                    part = part.with(fold::fold::<S, C, P>(token, data, kept, temperature, fixed, Ahead::NONE));
+                    part = part.with(fold::fold::<S, C>(token, data, kept, temperature, fixed, Ahead::NONE));
                 }
                 fold = fold.with(part);
             }

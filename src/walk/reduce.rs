@@ -1,7 +1,5 @@
 //! Functions that give one value for each row, from its sum and perhaps a few of its logits.
 
-use std::marker::PhantomData;
-
 use super::blocks::Blocks;
 use super::digest;
 use super::reader::Reader;
@@ -11,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::double::Double;
-use crate::kernel::fold::{self, BLOCK, Exact, Fold};
+use crate::kernel::fold::{self, BLOCK, Fold};
 use crate::kernel::log::ln_1p_double;
 use crate::kernel::log_row::LogSum;
 use crate::kernel::pieces::FoldRows;
@@ -233,7 +231,8 @@ fn run<R: Reduction, C: Compute>(
             first += lanes;
         }
     }
-    let finish = Finish { call, reader, labels: labels.as_ref(), reduction };
+    let values = Values { level: call.level, reader, labels: labels.as_ref(), reduction };
+    let finish = Finish { call, reader, values: &values };
     if call.plan.len == 0 {
         let target = Target::new(out, &call.plan, OUT, true, Cut::rows(usize::MAX))?;
         let mut part = target.part(0);
@@ -247,9 +246,9 @@ fn run<R: Reduction, C: Compute>(
         let target = Target::new(out, &call.plan, OUT, true, Cut::rows(1))?;
         for row in 0..call.plan.rows {
             let temperature = temperatures.of(row);
-            let fold = blocks.fold_row::<Exact>(row, &temperature, interrupt)?;
+            let fold = blocks.fold_row(row, &temperature, interrupt)?;
             let (part, weights) = (&mut target.part(row), &mut weights);
-            dispatch(call.level, One { finish: &finish, row, fold, temperature, part, weights })?;
+            dispatch(call.level, One { finish, row, fold, temperature, part, weights })?;
         }
         reduction.count(weights);
         return Ok(());
@@ -262,13 +261,13 @@ fn run<R: Reduction, C: Compute>(
         let (part, weights) = (target.part(index), Double::default());
         let weights = if let Some(shape) = tiles {
             let tiles = Tiles::new(call, reader, shape)?;
-            dispatch(call.level, ByTile { finish: &finish, tiles, part, weights })?
+            dispatch(call.level, ByTile { finish, tiles, part, weights })?
         } else {
             let lent = mask.is_none() && source.lends::<C>();
             let together = temperatures.is_one_for_all() && (!lent || source.is_dense::<C>());
             let group = if together { (GROUP / call.plan.len).min(C::LANES).min(call.plan.rows).max(1) } else { 1 };
             let scratch = scratch(if lent { 0 } else { (group * call.plan.len).min(BLOCK) })?;
-            dispatch(call.level, ByRow { finish: &finish, lent, group, scratch, part, weights })?
+            dispatch(call.level, ByRow { finish, lent, group, scratch, part, weights })?
         };
         reduction.count(weights);
         Ok(())
@@ -290,30 +289,51 @@ fn read_labels(labels: &Source<'_>, first: usize, to: &mut [f64]) {
     }
 }
 
-/// From the folds of rows to their values.
-struct Finish<'a, R, C> {
-    call: &'a Call<'a>,
+/// From the sums of rows to their values.
+struct Values<'a, R, C> {
+    level: Level,
     reader: Reader<'a, C>,
     labels: Option<&'a Source<'a>>,
     reduction: &'a R,
 }
 
-impl<R: Reduction, C: Compute> Finish<'_, R, C> {
-    /// The value of a row.
-    #[inline(always)]
-    fn row<S: Simd>(
-        &self,
-        token: S,
-        row: usize,
-        fold: &Fold<C>,
-        temperature: &Temperature<C>,
-        part: &mut Part<'_>,
-        weights: &mut Double,
-    ) -> Result<()> {
-        let sum = self.reader.complete(token, row, fold, temperature);
-        self.values(row, &[sum], part, weights)
-    }
+/// [`Values`] of some reduction, of which the code around does not depend: else there would be as much of it for each.
+trait Write<C: Compute>: Sync {
+    /// Writes the values of some rows from `first` on, from their sums.
+    fn write(&self, first: usize, sums: &[LogSum<C>], part: &mut Part<'_>, weights: &mut Double) -> Result<()>;
+}
 
+impl<R: Reduction, C: Compute> Write<C> for Values<'_, R, C> {
+    fn write(&self, first: usize, sums: &[LogSum<C>], part: &mut Part<'_>, weights: &mut Double) -> Result<()> {
+        let (mut labels, mut values) = ([0.0; LANES], [C::ZERO; LANES]);
+        let lanes = sums.len();
+        if let Some(source) = self.labels {
+            read_labels(source, first, &mut labels[..lanes]);
+        }
+        let temperature = self.reader.temperatures.of(first);
+        let one_for_all = self.reader.temperatures.is_one_for_all();
+        for (lane, value) in values.iter_mut().enumerate().take(lanes) {
+            let index = first + lane;
+            let own = if one_for_all { temperature } else { self.reader.temperatures.of(index) };
+            let (label, sum, temperature) = (labels[lane], &sums[lane], &own);
+            let (reader, level, labels) = (self.reader, self.level, self.labels);
+            let row = Row { index, label, sum, temperature, reader, level, labels };
+            *value = C::from_f64(self.reduction.value(&row, weights)?);
+        }
+        part.write_each(first, &mut values[..lanes]);
+        Ok(())
+    }
+}
+
+/// From the folds of rows to their values.
+#[derive(Clone, Copy)]
+struct Finish<'a, C> {
+    call: &'a Call<'a>,
+    reader: Reader<'a, C>,
+    values: &'a dyn Write<C>,
+}
+
+impl<C: Compute> Finish<'_, C> {
     /// The values of some rows from `first` on, whose folds are the first `lanes`.
     #[inline(always)]
     fn rows<S: Simd>(
@@ -326,35 +346,13 @@ impl<R: Reduction, C: Compute> Finish<'_, R, C> {
         weights: &mut Double,
     ) -> Result<()> {
         let sums = self.reader.complete_each(token, first, lanes, folds);
-        self.values(first, &sums[..lanes], part, weights)
-    }
-
-    /// The values of some rows from `first` on, from their sums. (Not inlined, nor compiled for a level: scalars.)
-    #[inline(never)]
-    fn values(&self, first: usize, sums: &[LogSum<C>], part: &mut Part<'_>, weights: &mut Double) -> Result<()> {
-        let (mut labels, mut values) = ([0.0; LANES], [C::ZERO; LANES]);
-        let lanes = sums.len();
-        if let Some(source) = self.labels {
-            read_labels(source, first, &mut labels[..lanes]);
-        }
-        let temperature = self.reader.temperatures.of(first);
-        let one_for_all = self.reader.temperatures.is_one_for_all();
-        for (lane, value) in values.iter_mut().enumerate().take(lanes) {
-            let index = first + lane;
-            let own = if one_for_all { temperature } else { self.reader.temperatures.of(index) };
-            let (label, sum, temperature) = (labels[lane], &sums[lane], &own);
-            let (reader, level, labels) = (self.reader, self.call.level, self.labels);
-            let row = Row { index, label, sum, temperature, reader, level, labels };
-            *value = C::from_f64(self.reduction.value(&row, weights)?);
-        }
-        part.write_each(first, &mut values[..lanes]);
-        Ok(())
+        self.values.write(first, &sums[..lanes], part, weights)
     }
 }
 
 /// One row, folded by all threads.
-struct One<'a, 'p, R, C: Real> {
-    finish: &'a Finish<'a, R, C>,
+struct One<'a, 'p, C: Compute> {
+    finish: Finish<'a, C>,
     row: usize,
     fold: Fold<C>,
     temperature: Temperature<C>,
@@ -362,18 +360,20 @@ struct One<'a, 'p, R, C: Real> {
     weights: &'a mut Double,
 }
 
-impl<R: Reduction, C: Compute> Kernel for One<'_, '_, R, C> {
+impl<C: Compute> Kernel for One<'_, '_, C> {
     type Output = Result<()>;
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Result<()> {
-        self.finish.row(token, self.row, &self.fold, &self.temperature, self.part, self.weights)
+        let Finish { reader, values, .. } = self.finish;
+        let sum = reader.complete(token, self.row, &self.fold, &self.temperature);
+        values.write(self.row, &[sum], self.part, self.weights)
     }
 }
 
 /// Rows one after another.
-struct ByRow<'a, R, C: Compute> {
-    finish: &'a Finish<'a, R, C>,
+struct ByRow<'a, C: Compute> {
+    finish: Finish<'a, C>,
     lent: bool,
     /// The rows that are folded together: the most, where they share a temperature, and lie one after another or are
     /// copied.
@@ -383,7 +383,7 @@ struct ByRow<'a, R, C: Compute> {
     weights: Double,
 }
 
-impl<R: Reduction, C: Compute> Kernel for ByRow<'_, R, C> {
+impl<C: Compute> Kernel for ByRow<'_, C> {
     type Output = Result<Double>;
 
     #[inline(always)]
@@ -397,19 +397,26 @@ impl<R: Reduction, C: Compute> Kernel for ByRow<'_, R, C> {
     }
 }
 
-impl<R: Reduction, C: Compute> ByRow<'_, R, C> {
+impl<C: Compute> ByRow<'_, C> {
     #[inline(always)]
     fn one_by_one<S: Simd>(&mut self, token: S) -> Result<()> {
-        let reader = self.finish.reader;
-        for row in self.part.rows.clone() {
-            let temperature = reader.temperatures.of(row);
-            let fold = if self.lent {
-                let x = reader.source.row(row, 0..reader.len);
-                fold::fold_row::<S, C, Exact>(token, x, &mut [], &temperature, Ahead::ONCE)
-            } else {
-                reader.fold::<S, Exact>(token, row, &temperature, &mut self.scratch, &mut [])
-            };
-            self.finish.row(token, row, &fold, &temperature, &mut self.part, &mut self.weights)?;
+        let (reader, end) = (self.finish.reader, self.part.rows.end);
+        let (mut folds, mut first) = (Folds::empty(), self.part.rows.start);
+        while first < end {
+            let lanes = self.finish.call.plan.lanes_from(first, end, C::LANES);
+            for (lane, row) in (first..first + lanes).enumerate() {
+                let temperature = reader.temperatures.of(row);
+                let fold = if self.lent {
+                    let x = reader.source.row(row, 0..reader.len);
+                    fold::fold_row::<S, C>(token, x, &mut [], &temperature, Ahead::ONCE)
+                } else {
+                    reader.fold::<S>(token, row, &temperature, &mut self.scratch, &mut [])
+                };
+                folds.set(lane, fold);
+            }
+            folds.compare(lanes, reader.temperatures.is_one_for_all());
+            self.finish.rows(token, first, lanes, &folds, &mut self.part, &mut self.weights)?;
+            first += lanes;
         }
         Ok(())
     }
@@ -431,9 +438,9 @@ impl<R: Reduction, C: Compute> ByRow<'_, R, C> {
                 }
                 &self.scratch[..lanes * len]
             };
-            let (folds, sums, precision) = (&mut folds, &mut sums, PhantomData::<C::Sum<Exact>>);
+            let (folds, sums) = (&mut folds, &mut sums);
             let (kept, ahead) = (&mut [][..], Ahead::ONCE);
-            token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
+            token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums });
             self.finish.rows(token, first, lanes, folds, &mut self.part, &mut self.weights)?;
             first += lanes;
         }
@@ -442,14 +449,14 @@ impl<R: Reduction, C: Compute> ByRow<'_, R, C> {
 }
 
 /// Rows that are lanes of tiles.
-struct ByTile<'a, R, C: Compute> {
-    finish: &'a Finish<'a, R, C>,
+struct ByTile<'a, C: Compute> {
+    finish: Finish<'a, C>,
     tiles: Tiles<'a, C>,
     part: Part<'a>,
     weights: Double,
 }
 
-impl<R: Reduction, C: Compute> Kernel for ByTile<'_, R, C> {
+impl<C: Compute> Kernel for ByTile<'_, C> {
     type Output = Result<Double>;
 
     #[inline(always)]
@@ -457,7 +464,7 @@ impl<R: Reduction, C: Compute> Kernel for ByTile<'_, R, C> {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
             let lanes = self.tiles.lanes_from(first, self.part.rows.end);
-            self.tiles.fold::<S, Exact>(token, first, lanes);
+            self.tiles.fold::<S>(token, first, lanes);
             for (index, start) in (0..lanes).step_by(C::LANES).enumerate() {
                 let (folds, count) = (self.tiles.folds(index), C::LANES.min(lanes - start));
                 self.finish.rows(token, first + start, count, folds, &mut self.part, &mut self.weights)?;
@@ -481,8 +488,8 @@ impl Kernel for LogSumAgain<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> LogSum<f64> {
         let temperature = Temperature::new(1.0);
-        let fold = self.reader.fold::<S, Exact>(token, self.row, &temperature, self.scratch, &mut []);
-        LogSum::new(token, &fold, &temperature, &|max| self.reader.rest(token, self.row, &temperature, max))
+        let fold = self.reader.fold::<S>(token, self.row, &temperature, self.scratch, &mut []);
+        self.reader.results(token, self.row, &fold, &temperature)
     }
 }
 

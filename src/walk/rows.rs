@@ -254,12 +254,12 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let (x, temperature) = (&x[start..start + elements], &group.temperature);
             let ahead = if streaming { Ahead::first(elements) } else { Ahead::SHORT };
             if let Some((folds, sums)) = &mut room_of_group {
-                let (kept, precision) = (&mut *self.kept, PhantomData::<C::Sum<F::Sum>>);
-                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums, precision });
+                let kept = &mut *self.kept;
+                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums });
                 group.results = reader.complete_each(token, first, group.count, folds);
             } else {
                 let kept = if self.kept.is_empty() { &mut [] } else { &mut self.kept[..len] };
-                let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
+                let fold = fold::fold_row::<S, C>(token, x, kept, temperature, ahead);
                 group.results[0] = reader.results(token, first, &fold, temperature);
             }
             for index in 0..group.count {
@@ -301,7 +301,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 let write = stream::WriteNext { stream, elements, kept, row, before, ahead: Ahead::NONE };
                 token.call(FoldAndWrite { write, next, keep, temperature: &temperature })
             } else {
-                fold::fold_row::<S, C, F::Sum>(token, &x[next], keep, &temperature, Ahead::ONCE)
+                fold::fold_row::<S, C>(token, &x[next], keep, &temperature, Ahead::ONCE)
             };
             let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
             before = last.replace(Folded { temperature, results });
@@ -322,7 +322,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
         let kept = &mut self.kept[..keeps];
         let ahead = if data.len() <= CHUNK { Ahead::SHORT } else { Ahead::ONCE };
-        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, &temperature, ahead);
+        let fold = fold::fold_row::<S, C>(token, data, kept, &temperature, ahead);
         let folded = self.reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let data = self.part.row::<C>(row, 0..self.reader.len);
         token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
@@ -334,7 +334,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let reader = self.reader;
         let temperature = reader.temperatures.of(row);
         let keeps = if self.kept.is_empty() { 0 } else { reader.len };
-        let fold = reader.fold::<S, F::Sum>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
+        let fold = reader.fold::<S>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
         let vacant = reader.is_vacant(row, &fold);
         let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let whole = reader.len <= self.scratch.len();
@@ -375,7 +375,6 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             ahead: Ahead::NONE,
             folds: &mut folds,
             sums: &mut sums,
-            precision: PhantomData::<C::Sum<F::Sum>>,
         });
         let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), &folds);
         for (index, row) in rows.enumerate() {

@@ -14,7 +14,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
-use crate::kernel::log_row;
+use crate::kernel::log_row::Logits;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream;
 use crate::memory::{Compute, Part, Scratch, Source, Target, View, ViewMut, reserve, scratch};
@@ -309,7 +309,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         let ahead = self.ahead(elements.len());
         let kept = &mut self.kept[..keeps];
         let x = self.source.row::<C>(0, elements.clone());
-        let fold = fold::fold_row::<S, C, F::Sum>(token, x, kept, temperature, ahead);
+        let fold = fold::fold_row::<S, C>(token, x, kept, temperature, ahead);
         let results = &self.results(token, &fold, &elements, temperature);
         let x = self.source.row::<C>(0, elements.clone());
         let out = self.part.row(0, elements);
@@ -328,7 +328,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         let keeps = self.keeps(elements.len());
         let kept = &mut self.kept[..keeps];
         let data = self.part.row::<C>(0, elements.clone());
-        let fold = fold::fold_row::<S, C, F::Sum>(token, data, kept, temperature, Ahead::ONCE);
+        let fold = fold::fold_row::<S, C>(token, data, kept, temperature, Ahead::ONCE);
         let results = &self.results(token, &fold, &elements, temperature);
         let data = self.part.row::<C>(0, elements);
         token.call(row::WriteInPlace { data, kept: &self.kept[..keeps], temperature, results });
@@ -346,7 +346,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
                 let data = &mut self.scratch[..(elements.end - start).min(BLOCK)];
                 self.source.read(0, start, data);
                 let kept = &mut self.kept[..keeps.min(data.len())];
-                fold = fold.with(fold::fold::<S, C, F::Sum>(token, data, kept, temperature, fixed, Ahead::NONE));
+                fold = fold.with(fold::fold::<S, C>(token, data, kept, temperature, fixed, Ahead::NONE));
             }
             if fixed.is_some() {
                 break fold;
@@ -376,11 +376,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         elements: &Range<usize>,
         temperature: &Temperature<C>,
     ) -> F::Row<C> {
-        let rest = |max| {
-            log_row::fold_without(token, elements.len(), temperature, max, &mut |start, to| {
-                self.source.read(0, elements.start + start, to);
-            })
-        };
-        F::Row::of(token, fold, temperature, &rest)
+        let copy = |start: usize, to: &mut [C]| self.source.read(0, elements.start + start, to);
+        F::Row::of(token, fold, temperature, &Logits { len: elements.len(), copy: &copy })
     }
 }

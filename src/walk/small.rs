@@ -6,7 +6,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::is_extreme;
 use crate::kernel::fold;
-use crate::kernel::log_row;
+use crate::kernel::log_row::Logits;
 use crate::kernel::row::{self, Inputs, Results};
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::{self, Options, check_temperature, check_threads};
@@ -84,13 +84,9 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     fn run<S: Simd>(self, token: S) {
         let temperature = Temperature::new(self.temperature);
         for (x, out) in self.x.chunks_exact(self.len).zip(self.out.chunks_exact_mut(self.len)) {
-            let fold = fold::fold_row::<S, C, F::Sum>(token, x, &mut [], &temperature, Ahead::NONE);
-            let rest = |max| {
-                log_row::fold_without(token, x.len(), &temperature, max, &mut |start, to| {
-                    to.copy_from_slice(&x[start..start + to.len()]);
-                })
-            };
-            let results = F::Row::of(token, &fold, &temperature, &rest);
+            let fold = fold::fold_row::<S, C>(token, x, &mut [], &temperature, Ahead::NONE);
+            let copy = |start: usize, to: &mut [C]| to.copy_from_slice(&x[start..start + to.len()]);
+            let results = F::Row::of(token, &fold, &temperature, &Logits { len: x.len(), copy: &copy });
             let inputs = Inputs { x, kept: &[] };
             token.call(row::Write { inputs, out, temperature: &temperature, results: &results });
         }

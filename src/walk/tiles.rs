@@ -8,7 +8,7 @@ use crate::element::DType;
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Room, Strip, Strips, WriteRows};
-use crate::kernel::fold::{BLOCK, CHUNK, Fold, Precision};
+use crate::kernel::fold::{BLOCK, CHUNK, Fold};
 use crate::kernel::row::{Results, Store, copy_some, copy_streaming};
 use crate::memory::{Compute, Cut, Lines, LinesMut, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, LINE, Simd, dispatch};
@@ -155,12 +155,12 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     /// The folds of `lanes` rows from `first` on. The logits are in working memory afterwards, if a tile has whole rows.
     #[inline(always)]
-    pub(super) fn fold<S: Simd, P: Precision>(&mut self, token: S, first: usize, lanes: usize) {
-        token.call(FoldTile::<C, C::Sum<P>> { tiles: self, first, lanes, precision: PhantomData });
+    pub(super) fn fold<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
+        token.call(FoldTile::<C> { tiles: self, first, lanes });
     }
 
     #[inline(always)]
-    fn fold_inlined<S: Simd, P: Precision>(&mut self, token: S, first: usize, lanes: usize) {
+    fn fold_inlined<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
         let count = lanes.div_ceil(C::LANES);
         if self.temperatures.len() > 1 {
@@ -195,8 +195,8 @@ impl<'a, C: Compute> Tiles<'a, C> {
                         1 => &self.temperatures[..],
                         _ => &self.temperatures[index * C::LANES..],
                     };
-                    let (tile, room, precision) = (&self.data[..], &mut self.room, PhantomData::<P>);
-                    token.call(FoldStrip { tile, strip, temperatures, fixed: shifts, folds, room, next, precision });
+                    let (tile, room) = (&self.data[..], &mut self.room);
+                    token.call(FoldStrip { tile, strip, temperatures, fixed: shifts, folds, room, next });
                     if !begins {
                         self.blocks[index].add(&self.chunk);
                     }
@@ -271,19 +271,18 @@ impl<'a, C: Compute> Tiles<'a, C> {
 }
 
 /// The arguments of [`Tiles::fold`].
-struct FoldTile<'t, 'a, C: Compute, P> {
+struct FoldTile<'t, 'a, C: Compute> {
     tiles: &'t mut Tiles<'a, C>,
     first: usize,
     lanes: usize,
-    precision: PhantomData<P>,
 }
 
-impl<C: Compute, P: Precision> Kernel for FoldTile<'_, '_, C, P> {
+impl<C: Compute> Kernel for FoldTile<'_, '_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        self.tiles.fold_inlined::<S, P>(token, self.first, self.lanes);
+        self.tiles.fold_inlined::<S>(token, self.first, self.lanes);
     }
 }
 
@@ -310,7 +309,7 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
             let end =
                 if self.early == 0 { usize::MAX } else { (first + self.early) / width * width + width - self.early };
             let lanes = self.tiles.lanes_from(first, self.part.rows.end.min(end));
-            self.tiles.fold::<S, F::Sum>(token, first, lanes);
+            self.tiles.fold::<S>(token, first, lanes);
             self.write(token, first, lanes);
             first += lanes;
         }

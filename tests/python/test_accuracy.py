@@ -362,6 +362,24 @@ def test_softmax_of_one_dominant_among_a_thousand_equal() -> None:
     hold(fs.softmax(x), truth_of(x).probs)
 
 
+@pytest.mark.parametrize("n", [3, 10, 100, 300, 1000, 5000])
+def test_log_softmax_of_one_dominant_among_equal(n: int) -> None:
+    # The others' terms are among what rounding takes from a sum, and each addition may round the same way.
+    rng = np.random.default_rng(n)
+    labels = np.full(200, n // 2)
+    for level in rng.uniform(-2, 2, 12).astype(np.float32):
+        x = np.full((200, n), level)
+        x[:, n // 2] += np.log(n) + rng.uniform(-1, 16, 200)
+        distance = x[:, n // 2].astype(np.longdouble) - level
+        expected = -np.log1p((n - 1) * np.exp(-distance))
+        for result in (
+            fs.log_softmax(x)[:, n // 2],
+            fs.log_prob(x, labels),
+            -fs.cross_entropy(x, labels, reduction="none"),
+        ):
+            assert ulps(result, expected).max() <= BOUNDS[FLOAT32]
+
+
 def test_softmax_of_sixteen_float64() -> None:
     # 2.12 ULP where what rounding takes from p R is left out.
     x = np.array([

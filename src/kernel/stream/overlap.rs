@@ -15,7 +15,7 @@ use super::{Stream, WriteNext};
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::{Exp, Mode};
-use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, Rounded, Sum, add_terms, fold_row, halve, lanes, largest};
+use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, Sum, add_terms, center, fold_row, largest, total};
 use crate::kernel::real::Real;
 use crate::kernel::row::{Map, Results};
 use crate::simd::{Kernel, LINE, Simd, Vector};
@@ -67,7 +67,7 @@ impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
         let trails = trails(&all[*written..], out[*written..].as_ptr().addr());
         if S::COMPACT || !fits || trails || self.write.mode() > Mode::Clamped {
             token.call(self.write);
-            return fold_row::<S, T, Rounded>(token, x, self.keep, self.temperature, Ahead::ONCE);
+            return fold_row::<S, T>(token, x, self.keep, self.temperature, Ahead::ONCE);
         }
         let map = self.write.row.map(token);
         self.write.begin::<S, true, MODE>(token, &map);
@@ -86,7 +86,7 @@ impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
             }
         }
         self.write.finish::<S, true, MODE>(token, &map);
-        if is_whole { row } else { fold_row::<S, T, Rounded>(token, x, self.keep, self.temperature, Ahead::ONCE) }
+        if is_whole { row } else { fold_row::<S, T>(token, x, self.keep, self.temperature, Ahead::ONCE) }
     }
 }
 
@@ -111,13 +111,13 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         }
         let shift = temperature.shift(max, T::ZERO);
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
-        let mut sum = Sum::new::<T::Sum<Rounded>>(token, &exp);
+        let mut sum = Sum::new(token, center::<_, MODE>(token, &exp, max));
 
         let lead = if begins { Self::lead(x, &out[at..]).min(x.len()) } else { 0 };
         let (x_lead, x) = x.split_at(lead);
         let (keep_lead, keep) = keep.split_at_mut(lead);
         let ahead = Ahead::ONCE;
-        add_terms::<S, T, T::Sum<Rounded>, true, MODE>(token, &mut sum, x_lead, keep_lead, &exp, ahead);
+        add_terms::<S, T, true, MODE>(token, &mut sum, x_lead, keep_lead, &exp, ahead);
 
         let both = (x.len() / size).min((write.elements.end - at) / size) * size;
         let (head, lines, _) = T::Vector::<S>::lines(out);
@@ -130,15 +130,15 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         for ((((x, keep), line), ready), kept) in folded.zip(lines).zip(ready).zip(kept) {
             token.prefetch(x, Ahead::ONCE.index(0));
             let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, x));
-            sum.add::<T::Sum<Rounded>>(p, s);
+            sum.add(p, s);
             p.store(keep);
             let p = T::Vector::<S>::load(token, kept);
             map.apply::<MODE, true>(T::Vector::<S>::load(token, ready), p).stream(line);
         }
         *written += both;
-        add_terms::<S, T, T::Sum<Rounded>, true, MODE>(token, &mut sum, x_rest, keep_rest, &exp, ahead);
+        add_terms::<S, T, true, MODE>(token, &mut sum, x_rest, keep_rest, &exp, ahead);
 
-        let sum = halve(lanes::<S, T, T::Sum<Rounded>>(token, sum), T::add_wide);
+        let sum = total::<S, T>(token, sum);
         let nan = T::double(sum).high.is_nan();
         Some(Fold { max, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) })
     }

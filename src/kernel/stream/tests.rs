@@ -3,7 +3,7 @@
 use super::overlap::FoldAndWrite;
 use super::{Row, Stream, WriteNext};
 use crate::kernel::ahead::Ahead;
-use crate::kernel::fold::{Fold, Rounded, fold_row};
+use crate::kernel::fold::{Fold, fold_row};
 use crate::kernel::row::{Inputs, Quotient, Write};
 use crate::kernel::{Real, Temperature};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -29,7 +29,7 @@ impl<T: Real> Kernel for Both<'_, T> {
         for (row, x) in x.chunks_exact(len).enumerate() {
             let kept = if keep { &mut kept[row * len..][..len] } else { &mut [] };
             let temperature = &temperatures[row % 2];
-            let fold: Fold<T> = fold_row::<S, T, Rounded>(token, x, kept, temperature, Ahead::NONE);
+            let fold: Fold<T> = fold_row::<S, T>(token, x, kept, temperature, Ahead::NONE);
             results.push(Quotient::new(&fold, temperature));
         }
         let mut stream = Stream::new(x, streamed);
@@ -125,14 +125,14 @@ impl<T: Real> Kernel for Overlapped<'_, T> {
                     break;
                 }
                 Some(write) => token.call(FoldAndWrite { write, next, keep, temperature: temperature(row) }),
-                None => fold_row::<S, T, Rounded>(token, &x[next], keep, temperature(row), ahead),
+                None => fold_row::<S, T>(token, &x[next], keep, temperature(row), ahead),
             };
             results.push(Quotient::new(&fold, temperature(row)));
             std::mem::swap(kept, keep);
         }
         token.fence();
         for (row, (x, out)) in x.chunks_exact(len).zip(expected.chunks_exact_mut(len)).enumerate() {
-            let fold: Fold<T> = fold_row::<S, T, Rounded>(token, x, &mut [], temperature(row), Ahead::NONE);
+            let fold: Fold<T> = fold_row::<S, T>(token, x, &mut [], temperature(row), Ahead::NONE);
             let results = &Quotient::new(&fold, temperature(row));
             let inputs = Inputs { x, kept: &[] };
             token.call(Write { inputs, out, temperature: temperature(row), results });
