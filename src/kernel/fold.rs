@@ -138,7 +138,7 @@ impl<V: Vector> Sum<V> {
 
 /// Whether whole terms are added; else, where p is small, s and s (p - center) apart.
 #[inline(always)]
-fn is_whole<T: Real>() -> bool {
+pub(crate) fn is_whole<T: Real>() -> bool {
     T::STEPS < 2.0
 }
 
@@ -184,10 +184,16 @@ pub(crate) fn total_apart<V: Vector>(apart: V) -> V::Scalar {
 /// The sum over the lanes, of terms that have the center of the first in common.
 #[inline(always)]
 pub(crate) fn total<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> T::Wide {
-    let mut stored = [0.0; LANES];
     let (wide, apart) = wide_sum::<S, T>(token, sum);
+    T::with_apart(over_lanes::<S, T>(wide), sum.center.to_array().as_ref()[0], total_apart(apart))
+}
+
+/// The sum over the lanes, as a halving tree.
+#[inline(always)]
+pub(crate) fn over_lanes<S: Simd, T: Real>(wide: Wide<S>) -> T::Wide {
+    let mut stored = [0.0; LANES];
     real::store::<S>(wide, &mut stored);
-    T::with_apart(halve(lanes_of::<T>(&stored), T::add_wide), sum.center.to_array().as_ref()[0], total_apart(apart))
+    halve(lanes_of::<T>(&stored), T::add_wide)
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.

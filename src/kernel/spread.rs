@@ -12,13 +12,14 @@
 //! Chunks, shifts and lanes are those of `fold`; each chunk measures from its own maximum. Where the larger of two
 //! chunks' maxima is D above the other, the other's W grows by D times its terms. Within a chunk, a lane adds four
 //! terms, and four products, as a tree and the result to a pair of floats (Knuth's two-sum). A term and a product are
-//! pairs too: of a row with few probabilities above 0 these are all there is, and no error averages out. What is left
-//! is that of p and, in float32, that of max - x: 2^-24 of a product.
+//! pairs too: of a row with few probabilities above 0 these are all there is, and no error averages out. (In float32, s
+//! and s (max - x); what rounding takes from them and what p adds, which is little, is summed up beside them.) What is
+//! left is the error of p and, in float32, that of max - x: 2^-24 of a product.
 
 use super::ahead::Ahead;
 use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature};
-use super::fold::{CHUNK, Fold, Partial, halve, larger, largest};
+use super::fold::{CHUNK, Fold, Partial, halve, is_whole, larger, largest, over_lanes};
 use super::real::Real;
 use crate::simd::{Simd, Vector};
 
@@ -88,6 +89,14 @@ impl<T: Real> Spread<T> {
             return both;
         }
         let scale = power_of_two_at_most_one(low.k - high.k);
+        if !is_whole::<T>() {
+            // The same in float64, which has the digits that float32 needs.
+            let terms = scale * (low.others.high + low.top.high * low.maxima);
+            let distance = (high.counted.to_f64() - low.counted.to_f64()) * temperature.scale();
+            both.others = Double::new(high.others.high + terms);
+            both.weighted = Double::new(high.weighted.high + (scale * low.weighted.high + terms * distance));
+            return both;
+        }
         let terms = times(low.others.plus(low.top.times(low.maxima)), scale);
         if terms.high == 0.0 {
             return both;
@@ -156,9 +165,9 @@ pub(crate) fn spread<S: Simd, T: Real>(
     part.counted = max;
     part.k = shift.k;
     part.top = T::double(T::wide(s.to_array().as_ref()[0], p.mul(s).to_array().as_ref()[0]));
-    part.maxima = sums.maxima.to_array().as_ref().iter().map(|lane| lane.to_f64()).sum();
-    part.others = sums.others.total();
-    part.weighted = sums.weighted.total();
+    part.maxima = halve(sums.maxima.to_array(), T::plus).to_f64();
+    part.others = total::<S, T>(token, &sums.others);
+    part.weighted = total::<S, T>(token, &sums.weighted);
     part.nan = part.weighted.high.is_nan();
     part
 }
@@ -177,28 +186,22 @@ struct Pair<V> {
 }
 
 impl<V: Vector> Pair<V> {
-    /// Adds four values to each lane, and what rounding took from each.
+    /// Adds four values to each lane, and what is left of them together.
     #[inline(always)]
-    fn add(&mut self, values: [V; GROUP], rests: [V; GROUP]) {
+    fn add(&mut self, values: [V; GROUP], rest: V) {
         let value = values[0].add(values[1]).add(values[2].add(values[3]));
-        let rest = rests[0].add(rests[1]).add(rests[2].add(rests[3]));
         let sum = self.sum.add(value);
         let virtual_value = sum.sub(self.sum);
         let error = self.sum.sub(sum.sub(virtual_value)).add(value.sub(virtual_value));
         self.sum = sum;
         self.rest = self.rest.add(error.add(rest));
     }
+}
 
-    /// The sum over the lanes, as a halving tree.
-    #[inline(always)]
-    fn total(self) -> Double {
-        let (sum, rest) = (self.sum.to_array(), self.rest.to_array());
-        let mut lanes = [<V::Scalar as Real>::Wide::default(); 16];
-        for (j, lane) in lanes.iter_mut().enumerate().take(V::LANES) {
-            *lane = V::Scalar::wide(sum.as_ref()[j], rest.as_ref()[j]);
-        }
-        V::Scalar::double(halve(&mut lanes[..V::LANES], V::Scalar::add_wide))
-    }
+/// The sum over the lanes, as a halving tree.
+#[inline(always)]
+fn total<S: Simd, T: Real>(token: S, pair: &Pair<T::Vector<S>>) -> Double {
+    T::double(over_lanes::<S, T>(T::wide_sum(token, pair.sum, pair.rest)))
 }
 
 #[inline(always)]
@@ -244,24 +247,31 @@ impl<V: Vector> Sums<V> {
         let (zero, one) = (V::splat(token, V::Scalar::ZERO), V::splat(token, V::Scalar::from_f64(1.0)));
         let minus_one = V::splat(token, V::Scalar::from_f64(-1.0));
         let max = exp.logit::<MODE>(max);
-        let (mut others, mut of_others) = ([zero; GROUP], [zero; GROUP]);
-        let (mut weighted, mut of_weighted) = ([zero; GROUP], [zero; GROUP]);
+        let (mut others, mut weighted) = ([zero; GROUP], [zero; GROUP]);
+        let (mut of_others, mut of_weighted) = (zero, zero);
         for i in 0..GROUP {
             let (p, s) = exp.term::<MODE>(x[i]);
             let logit = exp.logit::<MODE>(x[i]);
             let below = logit.less(max);
             let distance = max.sub(logit);
-            let e = p.mul_add(s, s);
-            let of_e = p.mul_add(s, s.sub(e));
-            others[i] = V::select(below, e, zero);
-            of_others[i] = V::select(below, of_e, zero);
-            weighted[i] = e.mul(distance);
-            of_weighted[i] = of_e.mul_add(distance, e.mul_add(distance, weighted[i].mul(minus_one)));
-            if V::Scalar::STEPS < 2.0 {
+            if is_whole::<V::Scalar>() {
+                let e = p.mul_add(s, s);
+                let of_e = p.mul_add(s, s.sub(e));
+                others[i] = V::select(below, e, zero);
+                of_others = of_others.add(V::select(below, of_e, zero));
+                weighted[i] = e.mul(distance);
+                let lost = of_e.mul_add(distance, e.mul_add(distance, weighted[i].mul(minus_one)));
                 // float64's p leaves less room: what rounding takes from max - x as well (Knuth's two-sum).
                 let virtual_logit = max.sub(distance);
-                let lost = virtual_logit.sub(logit).add(max.sub(distance.add(virtual_logit)));
-                of_weighted[i] = e.mul_add(lost, of_weighted[i]);
+                let of_distance = virtual_logit.sub(logit).add(max.sub(distance.add(virtual_logit)));
+                of_weighted = of_weighted.add(e.mul_add(of_distance, lost));
+            } else {
+                // What p adds is next to nothing beside s, and may be rounded.
+                others[i] = V::select(below, s, zero);
+                of_others = p.mul_add(others[i], of_others);
+                weighted[i] = s.mul(distance);
+                let lost = s.mul_add(distance, weighted[i].mul(minus_one));
+                of_weighted = p.mul_add(weighted[i], of_weighted.add(lost));
             }
             self.maxima = self.maxima.add(V::select(below, zero, one));
         }
