@@ -133,23 +133,45 @@ fn times(value: Double, power: f64) -> Double {
     Double { high: value.high * power, low: value.low * power }
 }
 
-/// The spread of a chunk: at most [`CHUNK`] logits. For `fixed` and `ahead` see [`super::fold::fold`].
+/// The spread of `row`'s logits and of `x`, which begin a chunk. For `fixed` and `ahead` see [`super::fold::fold`].
 #[inline(always)]
 pub(crate) fn spread<S: Simd, T: Real>(
     token: S,
+    row: Spread<T>,
     x: &[T],
     temperature: &Temperature<T>,
     fixed: Option<Shift<T>>,
     ahead: Ahead,
 ) -> Spread<T> {
-    debug_assert!(x.len() <= CHUNK);
-    let max = largest(token, x);
+    let (mut row, mut max) = (row, largest::<S, T>(token, &x[..x.len().min(CHUNK)]));
+    for start in (0..x.len()).step_by(CHUNK) {
+        let (chunk, next) = x[start..x.len().min(start + 2 * CHUNK)].split_at(CHUNK.min(x.len() - start));
+        // Each chunk's maximum is looked for while the one before is summed up, if that is as long.
+        let searched = if next.len() == chunk.len() { next } else { chunk };
+        let (part, found) = of_chunk(token, chunk, max, searched, temperature, fixed, ahead.from(start));
+        row = row.with(part, temperature);
+        max = if next.len() == chunk.len() { found } else { largest::<S, T>(token, next) };
+    }
+    row
+}
+
+/// The spread of a chunk with a maximum, and the maximum of others, as many.
+#[inline(always)]
+fn of_chunk<S: Simd, T: Real>(
+    token: S,
+    x: &[T],
+    max: T,
+    searched: &[T],
+    temperature: &Temperature<T>,
+    fixed: Option<Shift<T>>,
+    ahead: Ahead,
+) -> (Spread<T>, T) {
     let mut part = Spread { max, base: fixed.map_or(T::ZERO, |shift| shift.base), ..Spread::empty() };
     let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
     if infinite || (fixed.is_none() && temperature.needs_base(max)) {
         part.nan = x.iter().any(|x| x.is_nan());
         part.skipped = if infinite { T::NEG_INFINITY } else { max };
-        return part;
+        return (part, largest::<S, T>(token, searched));
     }
     let shift = match fixed {
         Some(shift) => shift,
@@ -158,8 +180,8 @@ pub(crate) fn spread<S: Simd, T: Real>(
     let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
     let lanes = T::Vector::<S>::splat(token, max);
     let sums = match shift.mode(temperature).at::<S>() {
-        Mode::Clamped => sums::<S, T, { Mode::Clamped as u8 }>(token, x, lanes, &exp, ahead),
-        Mode::General => sums::<S, T, { Mode::General as u8 }>(token, x, lanes, &exp, ahead),
+        Mode::Clamped => sums::<S, T, { Mode::Clamped as u8 }>(token, x, lanes, searched, &exp, ahead),
+        Mode::General => sums::<S, T, { Mode::General as u8 }>(token, x, lanes, searched, &exp, ahead),
     };
     let (p, s) = exp.term::<{ Mode::General as u8 }>(lanes);
     part.counted = max;
@@ -169,11 +191,12 @@ pub(crate) fn spread<S: Simd, T: Real>(
     part.others = total::<S, T>(token, &sums.others);
     part.weighted = total::<S, T>(token, &sums.weighted);
     part.nan = part.weighted.high.is_nan();
-    part
+    (part, halve(sums.searched.to_array(), larger))
 }
 
-/// The three sums, a lane each.
+/// The three sums, a lane each, and the maximum of the logits that were searched.
 struct Sums<V> {
+    searched: V,
     maxima: V,
     others: Pair<V>,
     weighted: Pair<V>,
@@ -209,23 +232,35 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
     token: S,
     x: &[T],
     max: T::Vector<S>,
+    searched: &[T],
     exp: &Exp<T::Vector<S>>,
     ahead: Ahead,
 ) -> Sums<T::Vector<S>> {
     let lanes = T::LANES;
     let zero = T::Vector::<S>::splat(token, T::ZERO);
-    let mut sums =
-        Sums { maxima: zero, others: Pair { sum: zero, rest: zero }, weighted: Pair { sum: zero, rest: zero } };
-    let mut groups = x.chunks_exact(GROUP * lanes);
-    for group in &mut groups {
+    let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
+    let mut found = [lowest; GROUP];
+    let mut sums = Sums {
+        searched: lowest,
+        maxima: zero,
+        others: Pair { sum: zero, rest: zero },
+        weighted: Pair { sum: zero, rest: zero },
+    };
+    let (groups, searched_groups) = (x.chunks_exact(GROUP * lanes), searched.chunks_exact(GROUP * lanes));
+    let (tail, searched_tail) = (groups.remainder(), searched_groups.remainder());
+    for (group, searched) in groups.zip(searched_groups) {
         let mut vectors = [zero; GROUP];
         for (i, vector) in vectors.iter_mut().enumerate() {
             token.prefetch(group, ahead.index(i * lanes));
             *vector = T::Vector::<S>::load(token, &group[i * lanes..(i + 1) * lanes]);
+            found[i] = T::Vector::<S>::load(token, &searched[i * lanes..(i + 1) * lanes]).max(found[i]);
         }
         sums.add::<MODE>(token, vectors, max, exp);
     }
-    let tail = groups.remainder();
+    for vector in searched_tail.chunks(lanes) {
+        found[0] = T::Vector::<S>::load_partial(token, vector, T::NEG_INFINITY).max(found[0]);
+    }
+    sums.searched = found[0].max(found[1]).max(found[2].max(found[3]));
     if !tail.is_empty() {
         // Lanes without a logit hold minus infinity, whose term is 0.
         let mut vectors = [T::Vector::<S>::splat(token, T::NEG_INFINITY); GROUP];

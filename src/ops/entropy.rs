@@ -11,7 +11,7 @@ use crate::memory::{Compute, View, ViewMut};
 use crate::options::Options;
 use crate::shape::Axis;
 use crate::simd::{Kernel, Simd};
-use crate::walk::digest::{self, Chunk, Complete, Digest, Outputs};
+use crate::walk::digest::{self, Chunks, Complete, Digest, Outputs};
 
 /// The largest error of a result in float32 or float64, in units in the last place, also where it is near 0.
 ///
@@ -76,8 +76,8 @@ impl Digest for Entropy {
     }
 
     #[inline(always)]
-    fn chunk<S: Simd, C: Compute>(&self, token: S, state: &mut Spread<C>, chunk: Chunk<'_, C>) {
-        *state = state.with(token.call(SpreadOf(chunk)), chunk.temperature);
+    fn add<S: Simd, C: Compute>(&self, token: S, state: &mut Spread<C>, chunks: Chunks<'_, C>) {
+        token.call(Add { state, chunks });
     }
 
     // Once for a block: no reason to have it at every place that calls it.
@@ -104,15 +104,19 @@ impl Digest for Entropy {
     }
 }
 
-/// The spread of a chunk.
-struct SpreadOf<'a, C>(Chunk<'a, C>);
+/// The arguments of [`Entropy::add`].
+struct Add<'r, 'a, C: Real> {
+    state: &'r mut Spread<C>,
+    chunks: Chunks<'a, C>,
+}
 
-impl<C: Real> Kernel for SpreadOf<'_, C> {
-    type Output = Spread<C>;
+impl<C: Real> Kernel for Add<'_, '_, C> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, token: S) -> Spread<C> {
-        spread(token, self.0.x, self.0.temperature, self.0.fixed, self.0.ahead)
+    fn run<S: Simd>(self, token: S) {
+        let Chunks { x, temperature, fixed, ahead, .. } = self.chunks;
+        *self.state = spread(token, *self.state, x, temperature, fixed, ahead);
     }
 }
 

@@ -5,7 +5,7 @@ use ndarray::{Array, ArrayRef, Dimension};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::kernel::Temperature;
-use crate::kernel::fold::{self, Fold};
+use crate::kernel::fold::{self, CHUNK, Fold};
 use crate::kernel::log_row::LogSum;
 use crate::kernel::row::{Quotient, Results, WriteInPlace};
 use crate::kernel::select::Selection;
@@ -13,7 +13,7 @@ use crate::memory::{Compute, View, ViewMut, reserve};
 use crate::options::Options;
 use crate::shape::{Axis, display};
 use crate::simd::{Kernel, Simd};
-use crate::walk::digest::{self, Chunk, Complete, Digest, Outputs};
+use crate::walk::digest::{self, Chunks, Complete, Digest, Outputs};
 
 /// The largest `k` for which a long row is shared by all threads: each block then keeps so many logits.
 const SMALL: usize = 1024;
@@ -135,12 +135,15 @@ impl Digest for Top {
     }
 
     #[inline(always)]
-    fn chunk<S: Simd, C: Compute>(&self, token: S, state: &mut State<C>, chunk: Chunk<'_, C>) {
-        let Chunk { x, first, temperature, fixed, ahead } = chunk;
-        let part = fold::fold::<S, C>(token, x, &mut [], temperature, fixed, ahead);
-        state.fold = state.fold.with(part);
-        if !state.selection.is_beyond(part.max, part.nan) {
-            token.call(Offer { x, first, part, selection: &mut state.selection });
+    fn add<S: Simd, C: Compute>(&self, token: S, state: &mut State<C>, chunks: Chunks<'_, C>) {
+        let Chunks { x, first, temperature, fixed, ahead } = chunks;
+        for (index, x) in x.chunks(CHUNK).enumerate() {
+            let part = fold::fold::<S, C>(token, x, &mut [], temperature, fixed, ahead);
+            state.fold = state.fold.with(part);
+            if !state.selection.is_beyond(part.max, part.nan) {
+                let first = first + index * CHUNK;
+                token.call(Offer { x, first, part, selection: &mut state.selection });
+            }
         }
     }
 

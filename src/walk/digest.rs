@@ -47,8 +47,8 @@ pub(crate) trait Digest: Sync {
     fn is_small(&self) -> bool;
     /// Forgets all logits; the next are summed up with this base.
     fn reset<C: Compute>(&self, state: &mut Self::State<C>, base: C);
-    /// Adds a chunk of logits, the first of which is element `first` of the row.
-    fn chunk<S: Simd, C: Compute>(&self, token: S, state: &mut Self::State<C>, chunk: Chunk<'_, C>);
+    /// Adds logits that come next.
+    fn add<S: Simd, C: Compute>(&self, token: S, state: &mut Self::State<C>, chunks: Chunks<'_, C>);
     /// Adds the block that comes next.
     fn merge<C: Compute>(&self, row: &mut Self::State<C>, block: &mut Self::State<C>, temperature: &Temperature<C>);
     /// The fold of the logits; its sum need not be there.
@@ -64,10 +64,10 @@ pub(crate) trait Digest: Sync {
     );
 }
 
-/// Some logits of a row.
+/// Some chunks of a row.
 #[derive(Clone, Copy)]
-pub(crate) struct Chunk<'a, C> {
-    /// At most [`CHUNK`] of them.
+pub(crate) struct Chunks<'a, C> {
+    /// At most [`BLOCK`] logits; if these are not the row's last, a multiple of [`CHUNK`].
     pub(crate) x: &'a [C],
     /// The place of the first.
     pub(crate) first: usize,
@@ -425,10 +425,7 @@ impl<C: Compute> Block<'_, C> {
             room
         };
         let ahead = if lent { Ahead::ONCE } else { Ahead::NONE };
-        for (index, x) in block.chunks(CHUNK).enumerate() {
-            let first = start + index * CHUNK;
-            digest.chunk(token, state, Chunk { x, first, temperature, fixed, ahead });
-        }
+        digest.add(token, state, Chunks { x: block, first: start, temperature, fixed, ahead });
     }
 }
 
@@ -545,7 +542,7 @@ impl<D: Digest, C: Compute> Rows<'_, D, C> {
             }
             let ends_block = start + len == reader.len || (start + len) % BLOCK == 0;
             for (lane, (state, part)) in self.states.iter_mut().enumerate().take(lanes) {
-                let chunk = Chunk {
+                let chunk = Chunks {
                     x: &columns[lane * COLUMN..][..len],
                     first: start,
                     temperature: &temperatures[lane],
@@ -553,10 +550,10 @@ impl<D: Digest, C: Compute> Rows<'_, D, C> {
                     ahead: Ahead::NONE,
                 };
                 if !by_block {
-                    digest.chunk(token, state, chunk);
+                    digest.add(token, state, chunk);
                     continue;
                 }
-                digest.chunk(token, part, chunk);
+                digest.add(token, part, chunk);
                 if ends_block {
                     digest.merge(state, part, &temperatures[lane]);
                     digest.reset(part, base(lane));
