@@ -15,7 +15,9 @@ use super::{Stream, WriteNext};
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::{Exp, Mode};
-use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, Sum, add_terms, center, fold_row, largest, total};
+use crate::kernel::fold::{
+    BLOCK, CHUNK, Fold, Partial, Sum, add_terms, center, fold_row, halve, larger, largest, total,
+};
 use crate::kernel::real::Real;
 use crate::kernel::row::{Map, Results};
 use crate::simd::{Kernel, LINE, Simd, Vector};
@@ -74,11 +76,13 @@ impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
         // In the order of `fold_row`: chunks make blocks, and blocks make the row.
         let (mut row, mut block) = (Fold::empty(T::ZERO), Fold::empty(T::ZERO));
         let mut is_whole = true;
+        let mut max = largest::<S, T>(token, &x[..x.len().min(CHUNK)]);
         for start in (0..x.len()).step_by(CHUNK) {
-            let Some(chunk) = self.chunk::<S>(token, &map, start..x.len().min(start + CHUNK)) else {
+            let Some((chunk, found)) = self.chunk::<S>(token, &map, start..x.len().min(start + CHUNK), max) else {
                 is_whole = false;
                 break;
             };
+            max = found;
             block = block.with(chunk);
             if (start + CHUNK).is_multiple_of(BLOCK) || start + CHUNK >= x.len() {
                 row = row.with(block);
@@ -97,15 +101,19 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         if (LINE..=PAGE - TRAIL).contains(&after) { 0 } else { LEAD / size_of::<T>() }
     }
 
-    /// The fold of a chunk of the next row, beside as many lines of this one; `None` where it needs a base.
+    /// The fold of a chunk of the next row, of which the maximum is known, and the maximum of the chunk after it, beside as
+    /// many lines of this row; `None` where it needs a base.
     #[inline(always)]
-    fn chunk<S: Simd>(&mut self, token: S, map: &R::Map<S>, chunk: Range<usize>) -> Option<Fold<T>> {
+    fn chunk<S: Simd>(&mut self, token: S, map: &R::Map<S>, chunk: Range<usize>, max: T) -> Option<(Fold<T>, T)> {
         let Self { write, next, keep, temperature } = self;
         let Stream { x: all, out, written } = &mut *write.stream;
         let (at, size) = (*written, T::LANES);
         let begins = chunk.start == 0;
+        let after = &all[next.clone()][chunk.end..];
+        let after = &after[..after.len().min(chunk.len())];
         let (x, keep) = (&all[next.clone()][chunk.clone()], &mut keep[chunk]);
-        let max = largest(token, x);
+        // (What is no whole chunk is searched by itself, below.)
+        let searched = if after.len() == x.len() { after } else { x };
         if max == T::NEG_INFINITY || max == T::INFINITY || temperature.needs_base(max) {
             return None;
         }
@@ -127,8 +135,12 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         let (x, x_rest) = x.split_at(both);
         let (keep, keep_rest) = keep.split_at_mut(both);
         let folded = x.chunks_exact(size).zip(keep.chunks_exact_mut(size));
-        for ((((x, keep), line), ready), kept) in folded.zip(lines).zip(ready).zip(kept) {
+        let (searched, searched_rest) = searched.split_at(both);
+        let mut found = T::Vector::<S>::splat(token, T::NEG_INFINITY);
+        let steps = folded.zip(lines).zip(ready).zip(kept).zip(searched.chunks_exact(size));
+        for (((((x, keep), line), ready), kept), searched) in steps {
             token.prefetch(x, Ahead::ONCE.index(0));
+            found = T::Vector::<S>::load(token, searched).max(found);
             let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, x));
             sum.add(p, s);
             p.store(keep);
@@ -140,6 +152,11 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
 
         let sum = total::<S, T>(token, sum);
         let nan = T::double(sum).high.is_nan();
-        Some(Fold { max, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) })
+        let found = if after.len() == searched.len() + searched_rest.len() {
+            larger(halve(found.to_array(), larger), largest::<S, T>(token, searched_rest))
+        } else {
+            largest::<S, T>(token, after)
+        };
+        Some((Fold { max, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) }, found))
     }
 }
