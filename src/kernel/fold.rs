@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each chunk of 1,024 logits:                  the chunk is in the first cache from here on
-//!     max of the chunk
+//!     max of the chunk                             of a later one, while the chunk before it is summed up
 //!     k = rint(max log2(e) / T)                    its own shift: powers of two are exact, so chunks merge exactly
 //!     for each vector, lane j:                     lane j has the elements j, j + 16, j + 32, ... of the chunk
 //!         (high_j, low_j) += s                     Fast2Sum
@@ -404,7 +404,7 @@ impl<T: Real> FoldPieces<'_, T> {
     /// What is done once for each piece is done for all of them at a time.
     #[inline(always)]
     fn fold_keeping<S: Simd, const KEEP: bool>(self, token: S) {
-        let Self { x, len, kept, temperature, fixed, ahead, folds, sums, .. } = self;
+        let Self { x, len, kept, temperature, fixed, ahead, folds, sums } = self;
         let (mut smallest, mut rests) = ([T::NEG_INFINITY; PIECES], [(T::ZERO, T::ZERO); PIECES]);
         for ((fold, x), smallest) in folds.iter_mut().zip(x.chunks(len)).zip(&mut smallest) {
             let (max, min) = extremes::<S, T>(token, x);
@@ -496,7 +496,7 @@ impl<T: Real> FoldBlock<'_, T> {
     /// the sum leaves idle.
     #[inline(always)]
     fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, fixed, ahead, .. } = self;
+        let Self { x, kept, temperature, fixed, ahead } = self;
         let mut fold = Fold::empty(base(fixed));
         let mut max = largest::<S, T>(token, &x[..x.len().min(CHUNK)]);
         for start in (0..x.len()).step_by(CHUNK) {
@@ -515,6 +515,7 @@ impl<T: Real> FoldBlock<'_, T> {
                     None => temperature.shift(max, T::ZERO),
                 };
                 let exp = Exp::new(token, temperature, shift);
+                // (Two registers at AVX2, where the loop has them to spare: with one it came out slower.)
                 let mut sum = Sum::new(token, centers::<_, MODE>(token, &exp, T::Vector::<S>::splat(token, max)));
                 let ahead = ahead.from(start);
                 max = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, chunk, kept, &exp, next, ahead);
