@@ -258,22 +258,28 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
         sums.add::<MODE>(token, vectors, max, exp);
     }
     for vector in searched_tail.chunks(lanes) {
-        found[0] = T::Vector::<S>::load_partial(token, vector, T::NEG_INFINITY).max(found[0]);
+        found[0] = load_some::<S, T>(token, vector).max(found[0]);
     }
     sums.searched = found[0].max(found[1]).max(found[2].max(found[3]));
     if !tail.is_empty() {
         // Lanes without a logit hold minus infinity, whose term is 0.
         let mut vectors = [T::Vector::<S>::splat(token, T::NEG_INFINITY); GROUP];
         for (vector, from) in vectors.iter_mut().zip(tail.chunks(lanes)) {
-            *vector = if from.len() == lanes {
-                T::Vector::<S>::load(token, from)
-            } else {
-                T::Vector::<S>::load_partial(token, from, T::NEG_INFINITY)
-            };
+            *vector = load_some::<S, T>(token, from);
         }
         sums.add::<MODE>(token, vectors, max, exp);
     }
     sums
+}
+
+/// A vector or less of logits; lanes without one hold minus infinity.
+#[inline(always)]
+fn load_some<S: Simd, T: Real>(token: S, from: &[T]) -> T::Vector<S> {
+    if from.len() == T::LANES {
+        T::Vector::<S>::load(token, from)
+    } else {
+        T::Vector::<S>::load_partial(token, from, T::NEG_INFINITY)
+    }
 }
 
 impl<V: Vector> Sums<V> {
