@@ -21,7 +21,8 @@ const ULP: f64 = 2.0;
 /// The same for half precision, which is rounded once from float32.
 const HALF_ULP: f64 = 0.51;
 
-/// Rows of which every eleventh is special: NaN, infinities, one dominant logit, a far maximum.
+/// Rows of which every third or so is special: NaN, infinities, a far maximum, one dominant logit, which where the others
+/// are equal is the label's (of these, rounding takes the same from each addition).
 fn logits(rows: usize, len: usize) -> Array2<f64> {
     let mut random = Random((rows * len) as u64);
     let mut x = Array2::from_shape_simple_fn((rows, len), || random.normal() * 3.0);
@@ -33,6 +34,10 @@ fn logits(rows: usize, len: usize) -> Array2<f64> {
             18 => x[len - 1] = 40.0,
             24 => x[len / 3] = f64::INFINITY,
             29 => x.fill(f64::NEG_INFINITY),
+            kind @ (4 | 9 | 15 | 20 | 31) => {
+                x.fill(-0.3);
+                x[row * 7 % len] += (len as f64).ln() + 0.45 * kind as f64;
+            }
             _ => {}
         }
     }

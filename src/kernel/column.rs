@@ -10,9 +10,10 @@
 
 use super::Temperature;
 use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_maxima};
-use super::fold::{Fold, Partial, Sum, centers, wide_sum};
+use super::fold::{Fold, Partial};
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
+use super::sum::{Sum, centers, is_whole, wide_sum};
 use crate::simd::{COLUMNS, Kernel, Simd, Vector};
 
 /// The most lanes a vector has.
@@ -334,7 +335,7 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
 ) -> Wide<S> {
     let slots = T::LANES;
     let center = centers::<_, MODE>(token, exp, max);
-    if strip.rows <= slots && T::STEPS >= 2.0 {
+    if strip.rows <= slots && !is_whole::<T>() {
         return single::<S, T, MODE>(token, tile, strip, exp, center, &mut room.terms);
     }
     let Room { sums, terms } = room;
@@ -351,7 +352,7 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
         real::store::<S>(wide, total);
         apart.store(rest);
     }
-    // `fold::halve`, without the additions of 0 that slots past the end would be.
+    // `sum::halve`, without the additions of 0 that slots past the end would be.
     let mut filled = slots.min(strip.rows);
     let mut half = slots / 2;
     while half > 0 {

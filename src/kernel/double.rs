@@ -123,8 +123,13 @@ impl Double {
     /// `self * 2^exponent`, exact in the normal range.
     #[inline(always)]
     pub(crate) fn scaled(self, exponent: i32) -> Self {
-        let scale = power_of_two(exponent);
-        Self { high: self.high * scale, low: self.low * scale }
+        self.times_power(power_of_two(exponent))
+    }
+
+    /// `self * power`, a power of two: exact in the normal range.
+    #[inline(always)]
+    pub(crate) fn times_power(self, power: f64) -> Self {
+        Self { high: self.high * power, low: self.low * power }
     }
 }
 

@@ -133,6 +133,19 @@ impl<T: Real> Temperature<T> {
         let octaves = relative * self.wide_log2_e;
         Shift { base, k: octaves.round_ties_even() }
     }
+
+    /// The shift for logits that are summed up: a `fixed` one, or their maximum's. None if that is infinite, or needs a
+    /// base.
+    #[inline(always)]
+    pub(crate) fn shift_within(&self, max: T, fixed: Option<Shift<T>>) -> Option<Shift<T>> {
+        if max == T::NEG_INFINITY || max == T::INFINITY || (fixed.is_none() && self.needs_base(max)) {
+            return None;
+        }
+        Some(match fixed {
+            Some(shift) => shift,
+            None => self.shift(max, T::ZERO),
+        })
+    }
 }
 
 /// The exponent of a positive float64; subnormal ones count as the least normal one.

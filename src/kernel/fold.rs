@@ -19,7 +19,8 @@
 use super::ahead::Ahead;
 use super::column::LANES;
 use super::exp::{Exp, Mode, PLAIN, Shift, Temperature};
-use super::real::{self, Real, Stored, Wide};
+use super::real::{self, Real, Stored};
+use super::sum::{Sum, center, centers, halve, lanes_of, total, total_apart, wide_sum};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Elements that share a shift; the unit of which sums are made.
@@ -68,132 +69,6 @@ pub(crate) fn extremes<S: Simd, T: Real>(token: S, x: &[T]) -> (T::Vector<S>, T:
         min[3] = T::Vector::<S>::load_partial(token, tail, T::INFINITY).min(min[3]);
     }
     (max[0].max(max[1]).max(max[2].max(max[3])), min[0].min(min[1]).min(min[2].min(min[3])))
-}
-
-/// Combines lanes j and j + h for h = half the lanes, a quarter, ..., 1.
-#[inline(always)]
-pub(crate) fn halve<A: AsMut<[T]>, T: Copy>(mut lanes: A, combine: impl Fn(T, T) -> T) -> T {
-    let lanes = lanes.as_mut();
-    let mut half = lanes.len() / 2;
-    while half > 0 {
-        for j in 0..half {
-            lanes[j] = combine(lanes[j], lanes[j + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
-/// Sums of terms, a lane each, with what rounding took from them.
-#[derive(Clone, Copy)]
-pub(crate) struct Sum<V> {
-    high: V,
-    /// What rounding took from `high`.
-    low: V,
-    /// The p of the largest term, or 0. All terms have it in common, and it is made up for at the end: so the largest
-    /// leaves nothing in `apart`, where it would cost the digits of all others.
-    center: V,
-    /// The sum of all s * (p - center), where s alone is added above.
-    apart: V,
-}
-
-impl<V: Vector> Sum<V> {
-    /// A power of two that no term exceeds: the terms of a maximum are below 2^(OFFSET + 1/2 + 1/16) ORIGIN.
-    #[inline(always)]
-    fn guard() -> V::Scalar {
-        V::Scalar::from_f64(super::double::power_of_two(V::Scalar::OFFSET + 1))
-    }
-
-    /// No terms yet, of logits of which each lane's has this `center`.
-    #[inline(always)]
-    pub(crate) fn new(token: V::Token, center: V) -> Self {
-        let zero = V::splat(token, V::Scalar::ZERO);
-        Self { high: V::splat(token, Self::guard()), low: zero, center, apart: zero }
-    }
-
-    /// Adds s * (1 + p) to each lane.
-    #[inline(always)]
-    pub(crate) fn add(&mut self, p: V, s: V) {
-        let whole = is_whole::<V::Scalar>();
-        let term = if whole { p.mul_add(s, s) } else { s };
-        let high = self.high.add(term);
-        let added = high.sub(self.high);
-        // s - added is exact, and so s + s p - added is rounded once.
-        let lost = s.sub(added);
-        if whole {
-            self.low = self.low.add(p.mul_add(s, lost));
-        } else {
-            self.low = self.low.add(lost);
-            self.apart = p.sub(self.center).mul_add(s, self.apart);
-        }
-        self.high = high;
-    }
-
-    /// What each lane has of s alone, as the sum of two, and what is apart.
-    #[inline(always)]
-    fn parts(self, token: V::Token) -> (V, V, V) {
-        (self.high.sub(V::splat(token, Self::guard())), self.low, self.apart)
-    }
-}
-
-/// Whether whole terms are added; else, where p is small, s and s (p - center) apart.
-#[inline(always)]
-pub(crate) fn is_whole<T: Real>() -> bool {
-    T::STEPS < 2.0
-}
-
-/// The p of each lane's maximum, as sums need it ([`Sum`]).
-#[inline(always)]
-pub(crate) fn centers<V: Vector, const MODE: u8>(token: V::Token, exp: &Exp<V>, max: V) -> V {
-    if is_whole::<V::Scalar>() { V::splat(token, V::Scalar::ZERO) } else { exp.placed::<MODE>(max).0 }
-}
-
-/// The same of one maximum, in every lane.
-#[inline(always)]
-pub(crate) fn center<V: Vector, const MODE: u8>(token: V::Token, exp: &Exp<V>, max: V::Scalar) -> V {
-    // (Of a vector that takes several registers, the compiler knows by this that one of them is enough.)
-    V::splat(token, centers::<V, MODE>(token, exp, V::splat(token, max)).to_array().as_ref()[0])
-}
-
-/// A sum for each lane.
-pub(crate) type Lanes<T> = [<T as Real>::Wide; LANES];
-
-/// The sum of each lane, of what was stored; those past the vector's are empty.
-#[inline(always)]
-pub(crate) fn lanes_of<T: Real>(stored: &Stored) -> Lanes<T> {
-    let mut lanes = [T::Wide::default(); LANES];
-    for (lane, sum) in lanes.iter_mut().enumerate().take(T::LANES) {
-        *sum = T::wide_of(stored, lane);
-    }
-    lanes
-}
-
-/// What is in each lane, to be added up over them: s, and what is apart.
-#[inline(always)]
-pub(crate) fn wide_sum<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> (Wide<S>, T::Vector<S>) {
-    let (high, low, apart) = sum.parts(token);
-    (T::wide_sum(token, high, low), apart)
-}
-
-/// The sum over lanes of what is apart.
-#[inline(always)]
-pub(crate) fn total_apart<V: Vector>(apart: V) -> V::Scalar {
-    halve(apart.to_array(), V::Scalar::plus)
-}
-
-/// The sum over the lanes, of terms that have the center of the first in common.
-#[inline(always)]
-pub(crate) fn total<S: Simd, T: Real>(token: S, sum: Sum<T::Vector<S>>) -> T::Wide {
-    let (wide, apart) = wide_sum::<S, T>(token, sum);
-    T::with_apart(over_lanes::<S, T>(wide), sum.center.to_array().as_ref()[0], total_apart(apart))
-}
-
-/// The sum over the lanes, as a halving tree.
-#[inline(always)]
-pub(crate) fn over_lanes<S: Simd, T: Real>(wide: Wide<S>) -> T::Wide {
-    let mut stored = [0.0; LANES];
-    real::store::<S>(wide, &mut stored);
-    halve(lanes_of::<T>(&stored), T::add_wide)
 }
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.
@@ -320,6 +195,13 @@ impl<T: Real> Fold<T> {
         Self { max: T::NEG_INFINITY, nan: false, skipped: T::NEG_INFINITY, base, partial: Partial::empty() }
     }
 
+    /// Logits that are not summed up, because of their maximum ([`Temperature::shift_within`]).
+    #[inline(always)]
+    pub(crate) fn left_out(x: &[T], max: T, fixed: Option<Shift<T>>) -> Self {
+        let skipped = if max == T::INFINITY { T::NEG_INFINITY } else { max };
+        Self { max, nan: any_nan(x), skipped, ..Self::empty(base(fixed)) }
+    }
+
     /// The logits of both, which had the same base.
     #[inline(always)]
     pub(crate) fn with(self, other: Self) -> Self {
@@ -415,17 +297,11 @@ impl<T: Real> FoldPieces<'_, T> {
             let fold = &mut folds[index];
             let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
             let max = fold.max;
-            let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
-            if infinite || (fixed.is_none() && temperature.needs_base(max)) {
-                fold.nan = any_nan(x);
-                fold.skipped = if infinite { T::NEG_INFINITY } else { max };
+            let Some(shift) = temperature.shift_within(max, fixed) else {
+                *fold = Fold::left_out(x, max, fixed);
                 // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
                 kept.fill(T::ZERO);
                 continue;
-            }
-            let shift = match fixed {
-                Some(shift) => shift,
-                None => temperature.shift(max, T::ZERO),
             };
             let exp = Exp::new(token, temperature, shift);
             fold.partial.k = shift.k;
@@ -435,7 +311,7 @@ impl<T: Real> FoldPieces<'_, T> {
             let sum = sum::<S, T, KEEP>(token, x, kept, &exp, max, mode, ahead.from(index * len));
             let (wide, apart) = wide_sum::<S, T>(token, sum);
             real::store::<S>(wide, &mut sums[index]);
-            rests[index] = (sum.center.to_array().as_ref()[0], total_apart(apart));
+            rests[index] = (sum.first_center(), total_apart(apart));
         }
         for ((fold, sum), (center, apart)) in folds.iter_mut().zip(sums).zip(rests) {
             if fold.partial.k > Partial::<T>::empty().k {
@@ -502,27 +378,23 @@ impl<T: Real> FoldBlock<'_, T> {
         for start in (0..x.len()).step_by(CHUNK) {
             let (chunk, next) = x[start..x.len().min(start + 2 * CHUNK)].split_at(CHUNK.min(x.len() - start));
             let kept = if KEEP { &mut kept[start..][..chunk.len()] } else { &mut [] };
-            let mut part = Fold { max, ..Fold::empty(base(fixed)) };
-            let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
-            if infinite || (fixed.is_none() && temperature.needs_base(max)) {
-                part.nan = any_nan(chunk);
-                part.skipped = if infinite { T::NEG_INFINITY } else { max };
-                kept.fill(T::ZERO);
-                max = largest::<S, T>(token, next);
-            } else {
-                let shift = match fixed {
-                    Some(shift) => shift,
-                    None => temperature.shift(max, T::ZERO),
-                };
+            let part = if let Some(shift) = temperature.shift_within(max, fixed) {
                 let exp = Exp::new(token, temperature, shift);
                 // (Two registers at AVX2, where the loop has them to spare: with one it came out slower.)
                 let mut sum = Sum::new(token, centers::<_, MODE>(token, &exp, T::Vector::<S>::splat(token, max)));
                 let ahead = ahead.from(start);
-                max = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, chunk, kept, &exp, next, ahead);
-                let sum = total::<S, T>(token, sum);
-                part.partial = Partial { k: shift.k, sum };
-                part.nan = T::double(sum).high.is_nan();
-            }
+                let found = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, chunk, kept, &exp, next, ahead);
+                let partial = Partial { k: shift.k, sum: total::<S, T>(token, sum) };
+                let nan = T::double(partial.sum).high.is_nan();
+                let part = Fold { max, nan, partial, ..Fold::empty(shift.base) };
+                max = found;
+                part
+            } else {
+                kept.fill(T::ZERO);
+                let part = Fold::left_out(chunk, max, fixed);
+                max = largest::<S, T>(token, next);
+                part
+            };
             fold = fold.with(part);
         }
         fold

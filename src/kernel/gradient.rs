@@ -26,9 +26,10 @@ use std::marker::PhantomData;
 use super::column::{LANES, Strip};
 use super::double::{Double, power_of_two};
 use super::exp::{Exp, Mode, Shift, Temperature};
-use super::fold::{BLOCK, CHUNK, halve};
+use super::fold::{BLOCK, CHUNK};
 use super::real::{self, Real, Wide, two_sum};
 use super::row::Store;
+use super::sum::halve;
 use crate::simd::{Kernel, Simd, Vector};
 
 /// A compute type, with the sums and results that gradients need.

@@ -72,7 +72,7 @@ pub(crate) fn ln_1p_double(y: Double) -> Double {
     // m - c and m + c, with all of y's bits; 2^-k is exact.
     #[allow(clippy::cast_possible_truncation, reason = "an exponent")]
     let scale = super::double::power_of_two(-(k as i32));
-    let scaled = Double { high: y.high * scale, low: y.low * scale };
+    let scaled = y.times_power(scale);
     let difference = Double::sum(scale, -c).plus(scaled);
     let sum = Double::sum(scale, c).plus(scaled);
     let w = difference.times_double(sum.reciprocal());

@@ -93,8 +93,7 @@ impl<T: Real> LogSum<T> {
                 let y = others.times_double(top.reciprocal()).high;
                 Double::new(y * power_of_two_at_most_one(TINY) * power_of_two_at_most_one(exponent - TINY))
             } else {
-                let scale = power_of_two_at_most_one(exponent);
-                T::ln_1p_of_quotient(Double { high: others.high * scale, low: others.low * scale }, top)
+                T::ln_1p_of_quotient(others.times_power(power_of_two_at_most_one(exponent)), top)
             }
         };
         Self { max, log, base: shift.base, mode }
@@ -183,8 +182,7 @@ impl<V: Vector> LogProbability<V> {
 #[inline(always)]
 fn offset<T: Real>(temperature: &Temperature<T>, sum: &LogSum<T>) -> Double {
     let max = Double::sum(sum.max.to_f64(), -sum.base.to_f64());
-    Double { high: max.high * temperature.scale(), low: max.low * temperature.scale() }
-        .plus(sum.log.times(temperature.scaled()))
+    max.times_power(temperature.scale()).plus(sum.log.times(temperature.scaled()))
 }
 
 impl<V: Vector> Map<V> for LogProbability<V> {
@@ -324,8 +322,7 @@ fn others_by_chunk<S: Simd, T: Real>(
             exclude(x, row.max);
             let rest = fold::<S, T>(token, x, &mut [], temperature, None, Ahead::NONE).partial;
             debug_assert!(all.k.to_bits() == row.partial.k.to_bits(), "the row's shift is that of its maximum");
-            let (rest, scale) = (T::double(rest.sum), power_of_two_at_most_one(rest.k - all.k));
-            let rest = Double { high: rest.high * scale, low: rest.low * scale };
+            let rest = T::double(rest.sum).times_power(power_of_two_at_most_one(rest.k - all.k));
             return Some(T::double(row.partial.sum).plus(T::double(all.sum).negated()).plus(rest));
         }
     }

@@ -9,8 +9,8 @@
 //! - `real`, `double`: the two compute types, and numbers of twice the precision.
 //! - `exp`: the exponential of a logit as s * (1 + p). `log`, `log_row`: logarithms
 //!   of sums, and log-probabilities.
-//! - `fold`: maxima and sums in a fixed order; `pieces`: of many short rows at a time. `row`: rows that lie in memory one element after another. `stream`:
-//!   the same past the cache, in whole lines.
+//! - `sum`: sums of which rounding takes nothing. `fold`: maxima and sums in a fixed order; `pieces`: of many short rows
+//!   at a time. `row`: rows that lie in memory one element after another. `stream`: the same past the cache, in whole lines.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
@@ -34,6 +34,7 @@ pub(crate) mod row;
 pub(crate) mod select;
 pub(crate) mod spread;
 pub(crate) mod stream;
+pub(crate) mod sum;
 
 pub(crate) use exp::Temperature;
 pub(crate) use real::Real;

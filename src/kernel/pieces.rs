@@ -8,8 +8,9 @@ use super::Temperature;
 use super::ahead::Ahead;
 use super::column::{Folds, LANES};
 use super::exp::{Anchors, Exp, Mode, of_maxima};
-use super::fold::{CHUNK, Fold, FoldPieces, PIECES, centers, extremes, fold_row, keeps, room, sum_in_mode, wide_sum};
+use super::fold::{CHUNK, Fold, FoldPieces, PIECES, extremes, fold_row, keeps, room, sum_in_mode};
 use super::real::{self, Real, Stored};
+use super::sum::{centers, wide_sum};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Fewer rows than this are folded faster by [`FoldPieces`].
@@ -86,7 +87,7 @@ impl<T: Real> FoldByLanes<'_, T> {
     }
 }
 
-/// The lanes of each of so many vectors as there are lanes, combined as a halving tree ([`super::fold::halve`]).
+/// The lanes of each of so many vectors as there are lanes, combined as a halving tree ([`super::sum::halve`]).
 #[inline(always)]
 fn over_lanes<S: Simd, T: Real>(
     token: S,

@@ -2,9 +2,9 @@
 
 use super::column::LANES;
 use super::double::Double;
-use super::fold::{halve, lanes_of};
 use super::log::{ln_1p, ln_1p_double, ln_1p_of_lanes};
 use super::log_row::dominated;
+use super::sum::{halve, lanes_of};
 use crate::simd::{LINE, Simd, Vector};
 
 /// float32 or float64, with all that the reduction of an exponential needs.
@@ -65,13 +65,13 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn wide_sum<S: Simd>(token: S, high: Self::Vector<S>, low: Self::Vector<S>) -> Wide<S>;
     /// [`Real::add_wide`] of each lane.
     fn add_wides<S: Simd>(a: Wide<S>, b: Wide<S>) -> Wide<S>;
-    /// A sum of s, and what is apart from it, as a sum of terms ([`super::fold::Sum`]).
+    /// A sum of s, and what is apart from it, as a sum of terms ([`super::sum::Sum`]).
     fn with_apart(sum: Self::Wide, center: Self, apart: Self) -> Self::Wide;
     /// The same of each lane.
     fn with_aparts<S: Simd>(token: S, sum: Wide<S>, center: Self::Vector<S>, apart: Self::Vector<S>) -> Wide<S>;
     /// The sum of two.
     fn plus(self, other: Self) -> Self;
-    /// The sum over the lanes of each of so many [`Wide`] as there are lanes, as a halving tree ([`super::fold::halve`]).
+    /// The sum over the lanes of each of so many [`Wide`] as there are lanes, as a halving tree ([`super::sum::halve`]).
     #[inline(always)]
     fn totals<S: Simd>(token: S, of: &[Stored; LANES]) -> Wide<S> {
         let mut totals = [0.0; LANES];
@@ -462,8 +462,7 @@ impl Real for f64 {
 
     #[inline(always)]
     fn add_scaled(a: Double, scale_a: f64, b: Double, scale_b: f64) -> Double {
-        let scaled = |wide: Double, scale| Double { high: wide.high * scale, low: wide.low * scale };
-        scaled(a, scale_a).plus(scaled(b, scale_b))
+        a.times_power(scale_a).plus(b.times_power(scale_b))
     }
 
     #[inline(always)]

@@ -19,8 +19,9 @@
 use super::ahead::Ahead;
 use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature};
-use super::fold::{CHUNK, Fold, Partial, halve, is_whole, larger, largest, over_lanes};
+use super::fold::{CHUNK, Fold, Partial, larger, largest};
 use super::real::Real;
+use super::sum::{halve, is_whole, total_wide};
 use crate::simd::{Simd, Vector};
 
 /// Vectors whose products are added up before they join a lane's sum.
@@ -97,13 +98,13 @@ impl<T: Real> Spread<T> {
             both.weighted = Double::new(high.weighted.high + (scale * low.weighted.high + terms * distance));
             return both;
         }
-        let terms = times(low.others.plus(low.top.times(low.maxima)), scale);
+        let terms = low.others.plus(low.top.times(low.maxima)).times_power(scale);
         if terms.high == 0.0 {
             return both;
         }
-        let distance = times(Double::sum(high.counted.to_f64(), -low.counted.to_f64()), temperature.scale());
+        let distance = Double::sum(high.counted.to_f64(), -low.counted.to_f64()).times_power(temperature.scale());
         both.others = high.others.plus(terms);
-        both.weighted = high.weighted.plus(times(low.weighted, scale).plus(terms.times_double(distance)));
+        both.weighted = high.weighted.plus(low.weighted.times_power(scale).plus(terms.times_double(distance)));
         both
     }
 
@@ -125,12 +126,6 @@ impl<T: Real> Spread<T> {
         let mean = mean.times_double(Double::new(temperature.scaled()).reciprocal());
         T::from_f64(T::ln_1p_of_quotient(others, self.top).plus(mean).high)
     }
-}
-
-/// `value` times a power of two.
-#[inline(always)]
-fn times(value: Double, power: f64) -> Double {
-    Double { high: value.high * power, low: value.low * power }
 }
 
 /// The spread of `row`'s logits and of `x`, which begin a chunk. For `fixed` and `ahead` see [`super::fold::fold`].
@@ -166,17 +161,11 @@ fn of_chunk<S: Simd, T: Real>(
     fixed: Option<Shift<T>>,
     ahead: Ahead,
 ) -> (Spread<T>, T) {
-    let mut part = Spread { max, base: fixed.map_or(T::ZERO, |shift| shift.base), ..Spread::empty() };
-    let infinite = max == T::NEG_INFINITY || max == T::INFINITY;
-    if infinite || (fixed.is_none() && temperature.needs_base(max)) {
-        part.nan = x.iter().any(|x| x.is_nan());
-        part.skipped = if infinite { T::NEG_INFINITY } else { max };
-        return (part, largest::<S, T>(token, searched));
-    }
-    let shift = match fixed {
-        Some(shift) => shift,
-        None => temperature.shift(max, T::ZERO),
+    let Some(shift) = temperature.shift_within(max, fixed) else {
+        let Fold { nan, skipped, base, .. } = Fold::left_out(x, max, fixed);
+        return (Spread { max, nan, skipped, base, ..Spread::empty() }, largest::<S, T>(token, searched));
     };
+    let mut part = Spread { max, base: shift.base, ..Spread::empty() };
     let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
     let lanes = T::Vector::<S>::splat(token, max);
     let sums = match shift.mode(temperature).at::<S>() {
@@ -224,7 +213,7 @@ impl<V: Vector> Pair<V> {
 /// The sum over the lanes, as a halving tree.
 #[inline(always)]
 fn total<S: Simd, T: Real>(token: S, pair: &Pair<T::Vector<S>>) -> Double {
-    T::double(over_lanes::<S, T>(T::wide_sum(token, pair.sum, pair.rest)))
+    T::double(total_wide::<S, T>(T::wide_sum(token, pair.sum, pair.rest)))
 }
 
 #[inline(always)]

@@ -248,7 +248,7 @@ fn run<R: Reduction, C: Compute>(
             let temperature = temperatures.of(row);
             let fold = blocks.fold_row(row, &temperature, interrupt)?;
             let (part, weights) = (&mut target.part(row), &mut weights);
-            dispatch(call.level, One { finish, row, fold, temperature, part, weights })?;
+            dispatch(call.level, One { finish, row, fold, part, weights })?;
         }
         reduction.count(weights);
         return Ok(());
@@ -334,6 +334,20 @@ struct Finish<'a, C> {
 }
 
 impl<C: Compute> Finish<'_, C> {
+    /// The value of a row.
+    #[inline(always)]
+    fn row<S: Simd>(
+        &self,
+        token: S,
+        row: usize,
+        fold: &Fold<C>,
+        part: &mut Part<'_>,
+        weights: &mut Double,
+    ) -> Result<()> {
+        let sum = self.reader.complete(token, row, fold, &self.reader.temperatures.of(row));
+        self.values.write(row, &[sum], part, weights)
+    }
+
     /// The values of some rows from `first` on, whose folds are the first `lanes`.
     #[inline(always)]
     fn rows<S: Simd>(
@@ -355,7 +369,6 @@ struct One<'a, 'p, C: Compute> {
     finish: Finish<'a, C>,
     row: usize,
     fold: Fold<C>,
-    temperature: Temperature<C>,
     part: &'a mut Part<'p>,
     weights: &'a mut Double,
 }
@@ -365,11 +378,12 @@ impl<C: Compute> Kernel for One<'_, '_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Result<()> {
-        let Finish { reader, values, .. } = self.finish;
-        let sum = reader.complete(token, self.row, &self.fold, &self.temperature);
-        values.write(self.row, &[sum], self.part, self.weights)
+        self.finish.row(token, self.row, &self.fold, self.part, self.weights)
     }
 }
+
+/// Fewer rows than this are completed faster one by one than together.
+const FEW: usize = 4;
 
 /// Rows one after another.
 struct ByRow<'a, C: Compute> {
@@ -390,6 +404,11 @@ impl<C: Compute> Kernel for ByRow<'_, C> {
     fn run<S: Simd>(mut self, token: S) -> Result<Double> {
         if self.group > 1 {
             self.together(token)?;
+        } else if self.part.rows.len() < FEW {
+            for row in self.part.rows.clone() {
+                let fold = self.fold(token, row);
+                self.finish.row(token, row, &fold, &mut self.part, &mut self.weights)?;
+            }
         } else {
             self.one_by_one(token)?;
         }
@@ -398,6 +417,20 @@ impl<C: Compute> Kernel for ByRow<'_, C> {
 }
 
 impl<C: Compute> ByRow<'_, C> {
+    /// The fold of a row.
+    #[inline(always)]
+    fn fold<S: Simd>(&mut self, token: S, row: usize) -> Fold<C> {
+        let reader = self.finish.reader;
+        let temperature = reader.temperatures.of(row);
+        if self.lent {
+            let x = reader.source.row(row, 0..reader.len);
+            fold::fold_row::<S, C>(token, x, &mut [], &temperature, Ahead::ONCE)
+        } else {
+            reader.fold::<S>(token, row, &temperature, &mut self.scratch, &mut [])
+        }
+    }
+
+    /// Rows that are folded one by one, and completed several at a time.
     #[inline(always)]
     fn one_by_one<S: Simd>(&mut self, token: S) -> Result<()> {
         let (reader, end) = (self.finish.reader, self.part.rows.end);
@@ -405,13 +438,7 @@ impl<C: Compute> ByRow<'_, C> {
         while first < end {
             let lanes = self.finish.call.plan.lanes_from(first, end, C::LANES);
             for (lane, row) in (first..first + lanes).enumerate() {
-                let temperature = reader.temperatures.of(row);
-                let fold = if self.lent {
-                    let x = reader.source.row(row, 0..reader.len);
-                    fold::fold_row::<S, C>(token, x, &mut [], &temperature, Ahead::ONCE)
-                } else {
-                    reader.fold::<S>(token, row, &temperature, &mut self.scratch, &mut [])
-                };
+                let fold = self.fold(token, row);
                 folds.set(lane, fold);
             }
             folds.compare(lanes, reader.temperatures.is_one_for_all());

@@ -15,11 +15,10 @@ use super::{Stream, WriteNext};
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::{Exp, Mode};
-use crate::kernel::fold::{
-    BLOCK, CHUNK, Fold, Partial, Sum, add_terms, center, fold_row, halve, larger, largest, total,
-};
+use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, add_terms, fold_row, larger, largest};
 use crate::kernel::real::Real;
 use crate::kernel::row::{Map, Results};
+use crate::kernel::sum::{Sum, center, halve, total};
 use crate::simd::{Kernel, LINE, Simd, Vector};
 
 /// A row is written, and the next of the stream is folded.
@@ -114,10 +113,7 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         let (x, keep) = (&all[next.clone()][chunk.clone()], &mut keep[chunk]);
         // (What is no whole chunk is searched by itself, below.)
         let searched = if after.len() == x.len() { after } else { x };
-        if max == T::NEG_INFINITY || max == T::INFINITY || temperature.needs_base(max) {
-            return None;
-        }
-        let shift = temperature.shift(max, T::ZERO);
+        let shift = temperature.shift_within(max, None)?;
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
         let mut sum = Sum::new(token, center::<_, MODE>(token, &exp, max));
 
