@@ -378,26 +378,54 @@ impl<T: Real> FoldBlock<'_, T> {
         for start in (0..x.len()).step_by(CHUNK) {
             let (chunk, next) = x[start..x.len().min(start + 2 * CHUNK)].split_at(CHUNK.min(x.len() - start));
             let kept = if KEEP { &mut kept[start..][..chunk.len()] } else { &mut [] };
-            let part = if let Some(shift) = temperature.shift_within(max, fixed) {
-                let exp = Exp::new(token, temperature, shift);
-                // (Two registers at AVX2, where the loop has them to spare: with one it came out slower.)
-                let mut sum = Sum::new(token, centers::<_, MODE>(token, &exp, T::Vector::<S>::splat(token, max)));
-                let ahead = ahead.from(start);
-                let found = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, chunk, kept, &exp, next, ahead);
-                let partial = Partial { k: shift.k, sum: total::<S, T>(token, sum) };
-                let nan = T::double(partial.sum).high.is_nan();
-                let part = Fold { max, nan, partial, ..Fold::empty(shift.base) };
-                max = found;
-                part
-            } else {
-                kept.fill(T::ZERO);
-                let part = Fold::left_out(chunk, max, fixed);
-                max = largest::<S, T>(token, next);
-                part
-            };
+            let chunk = Chunk { x: chunk, max, next, temperature, fixed, ahead: ahead.from(start) };
+            let (part, found) = chunk.fold::<S, KEEP, MODE>(token, kept);
             fold = fold.with(part);
+            max = found;
         }
         fold
+    }
+}
+
+/// A chunk whose maximum is known, and the logits that follow it, at most as many. For `fixed` see [`FoldPieces`].
+pub(crate) struct Chunk<'a, T: Real> {
+    pub(crate) x: &'a [T],
+    pub(crate) max: T,
+    pub(crate) next: &'a [T],
+    pub(crate) temperature: &'a Temperature<T>,
+    pub(crate) fixed: Option<Shift<T>>,
+    pub(crate) ahead: Ahead,
+}
+
+impl<T: Real> Kernel for Chunk<'_, T> {
+    /// The fold of the chunk, and the maximum of what follows.
+    type Output = (Fold<T>, T);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) -> (Fold<T>, T) {
+        let general = self.fixed.map_or(Mode::of(self.temperature), |shift| shift.mode(self.temperature));
+        match general.at::<S>() {
+            Mode::Clamped => self.fold::<S, false, { Mode::Clamped as u8 }>(token, &mut []),
+            Mode::General => self.fold::<S, false, { Mode::General as u8 }>(token, &mut []),
+        }
+    }
+}
+
+impl<T: Real> Chunk<'_, T> {
+    #[inline(always)]
+    fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S, kept: &mut [T]) -> (Fold<T>, T) {
+        let Self { x, max, next, temperature, fixed, ahead } = self;
+        let Some(shift) = temperature.shift_within(max, fixed) else {
+            kept.fill(T::ZERO);
+            return (Fold::left_out(x, max, fixed), largest::<S, T>(token, next));
+        };
+        let exp = Exp::new(token, temperature, shift);
+        // (Two registers at AVX2, where the loop has them to spare: with one it came out slower.)
+        let mut sum = Sum::new(token, centers::<_, MODE>(token, &exp, T::Vector::<S>::splat(token, max)));
+        let found = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, x, kept, &exp, next, ahead);
+        let partial = Partial { k: shift.k, sum: total::<S, T>(token, sum) };
+        let nan = T::double(partial.sum).high.is_nan();
+        (Fold { max, nan, partial, ..Fold::empty(shift.base) }, found)
     }
 }
 

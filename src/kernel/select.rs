@@ -22,6 +22,9 @@ use crate::simd::{Simd, Vector};
 /// Up to so many logits are kept sorted.
 const SORTED: usize = 8;
 
+/// Logits whose hits are noted in one integer.
+const WORD: usize = 64;
+
 /// Vectors whose lanes are the parts that the first bar is taken from.
 const PARTS: usize = 4;
 
@@ -133,28 +136,30 @@ impl<T: Real> Selection<T> {
             self.offer_each(x, first);
             return;
         };
-        // Where logits are above the bar, without a jump for each.
-        let mut hits = [0u16; CHUNK + 1];
-        let mut count = 0;
+        // First where logits are above the bar, without a jump.
+        let mut hits = [0u64; CHUNK / WORD];
         let lanes = T::LANES;
-        let least = T::Vector::<S>::splat(token, bar);
-        for (vector, logits) in x.chunks(lanes).enumerate() {
-            if logits.len() == lanes && !T::Vector::<S>::any(least.less(T::Vector::<S>::load(token, logits))) {
-                continue;
+        let bars = T::Vector::<S>::splat(token, bar);
+        for (hits, x) in hits.iter_mut().zip(x.chunks(WORD)) {
+            let mut vectors = x.chunks_exact(lanes);
+            for (index, vector) in (&mut vectors).enumerate() {
+                *hits |= above(token, bars, T::Vector::<S>::load(token, vector)) << (index * lanes);
             }
-            for (lane, logit) in logits.iter().enumerate() {
-                #[allow(clippy::cast_possible_truncation, reason = "at most a chunk")]
-                {
-                    hits[count] = (vector * lanes + lane) as u16;
-                }
-                count += usize::from(*logit > bar);
+            let tail = vectors.remainder();
+            if !tail.is_empty() {
+                let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
+                *hits |= above(token, bars, tail) << (x.len() / lanes * lanes);
             }
         }
-        for at in &hits[..count] {
-            let at = usize::from(*at);
-            // The bar may have risen meanwhile.
-            if self.bar.is_none_or(|bar| x[at] > bar) {
-                self.push(Entry::new(x[at], first + at));
+        for (start, hits) in (0..x.len()).step_by(WORD).zip(hits) {
+            let mut hits = hits;
+            while hits != 0 {
+                let at = start + hits.trailing_zeros() as usize;
+                hits &= hits - 1;
+                // The bar may have risen meanwhile.
+                if self.bar.is_none_or(|bar| x[at] > bar) {
+                    self.push(Entry::new(x[at], first + at));
+                }
             }
         }
     }
@@ -229,30 +234,45 @@ fn first_bar<S: Simd, T: Real>(token: S, x: &[T], k: usize, max: T) -> Option<T>
         return below(max);
     }
     let lanes = T::LANES;
-    if k > PARTS * lanes || x.len() < 2 * PARTS * lanes {
+    let parts = if k <= lanes / 2 { 1 } else { PARTS };
+    if k > parts * lanes || x.len() < 2 * parts * lanes {
         return None;
     }
     let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
     let mut max = [lowest; PARTS];
-    for group in x.chunks_exact(PARTS * lanes) {
+    let mut groups = x.chunks_exact(PARTS * lanes);
+    for group in &mut groups {
         for (i, max) in max.iter_mut().enumerate() {
-            *max = T::Vector::<S>::load(token, &group[i * lanes..(i + 1) * lanes]).max(*max);
+            *max = T::Vector::<S>::load(token, &group[i * lanes..]).max(*max);
         }
     }
-    let (parts, count) = if k <= lanes / 2 {
+    for (i, vector) in groups.remainder().chunks_exact(lanes).enumerate() {
+        max[i] = T::Vector::<S>::load(token, vector).max(max[i]);
+    }
+    if parts == 1 {
         max[0] = max[0].max(max[1]).max(max[2].max(max[3]));
-        (1, lanes)
-    } else {
-        (PARTS, PARTS * lanes)
-    };
-    let mut ranks = [0; PARTS * 16];
-    for (i, max) in max[..parts].iter().enumerate() {
-        for (rank_of, max) in ranks[i * lanes..].iter_mut().zip(max.to_array().as_ref()) {
-            *rank_of = rank(max.to_f64());
+    }
+    // The least of those that fewer than k are above.
+    let mut bar = T::INFINITY;
+    for of in &max[..parts] {
+        for value in of.to_array().as_ref() {
+            let values = T::Vector::<S>::splat(token, *value);
+            let mut larger = 0;
+            for max in &max[..parts] {
+                larger += above(token, values, *max).count_ones() as usize;
+            }
+            if larger < k && *value < bar {
+                bar = *value;
+            }
         }
     }
-    let (_, part, _) = ranks[..count].select_nth_unstable(k - 1);
-    below(T::from_f64(logit_of(*part)))
+    below(bar)
+}
+
+/// Which lanes are above those of `bar`, a bit each.
+#[inline(always)]
+fn above<V: Vector>(token: V::Token, bar: V, lanes: V) -> u64 {
+    u64::from(V::bits(token, bar.less(lanes)))
 }
 
 /// A value a little below `value`, unless there is none.

@@ -5,7 +5,7 @@ use ndarray::{Array, ArrayRef, Dimension};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::kernel::Temperature;
-use crate::kernel::fold::{self, CHUNK, Fold};
+use crate::kernel::fold::{self, CHUNK, Chunk, Fold};
 use crate::kernel::log_row::LogSum;
 use crate::kernel::row::{Quotient, Results, WriteInPlace};
 use crate::kernel::select::Selection;
@@ -137,12 +137,14 @@ impl Digest for Top {
     #[inline(always)]
     fn add<S: Simd, C: Compute>(&self, token: S, state: &mut State<C>, chunks: Chunks<'_, C>) {
         let Chunks { x, first, temperature, fixed, ahead } = chunks;
-        for (index, x) in x.chunks(CHUNK).enumerate() {
-            let part = fold::fold::<S, C>(token, x, &mut [], temperature, fixed, ahead);
+        let mut max = fold::largest::<S, C>(token, &x[..x.len().min(CHUNK)]);
+        for start in (0..x.len()).step_by(CHUNK) {
+            let (x, next) = x[start..x.len().min(start + 2 * CHUNK)].split_at(CHUNK.min(x.len() - start));
+            let (part, found) = token.call(Chunk { x, max, next, temperature, fixed, ahead: ahead.from(start) });
             state.fold = state.fold.with(part);
+            max = found;
             if !state.selection.is_beyond(part.max, part.nan) {
-                let first = first + index * CHUNK;
-                token.call(Offer { x, first, part, selection: &mut state.selection });
+                token.call(Offer { x, first: first + start, part, selection: &mut state.selection });
             }
         }
     }

@@ -140,6 +140,11 @@ macro_rules! vector {
             fn any(mask: Self) -> bool {
                 witnessed!($signs(mask.0) | $signs(mask.1)) != 0
             }
+
+            #[inline(always)]
+            fn bits(_: Avx2, mask: Self) -> u32 {
+                witnessed!($signs(mask.0) | $signs(mask.1) << $half).cast_unsigned()
+            }
         }
     };
 }

@@ -150,6 +150,11 @@ macro_rules! vector {
             fn any(mask: $mask) -> bool {
                 mask != 0
             }
+
+            #[inline(always)]
+            fn bits(_: Avx512, mask: $mask) -> u32 {
+                u32::from(mask)
+            }
         }
     };
 }

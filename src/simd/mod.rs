@@ -210,6 +210,16 @@ pub(crate) trait Vector: Copy {
     }
     /// Whether any lane is true.
     fn any(mask: Self::Mask) -> bool;
+    /// A bit for each lane, from the lowest on: whether it is true.
+    #[inline(always)]
+    fn bits(token: Self::Token, mask: Self::Mask) -> u32 {
+        let splat = |value| Self::splat(token, Self::Scalar::from_f64(value));
+        let mut bits = 0;
+        for (lane, is_true) in Self::select(mask, splat(1.0), splat(0.0)).to_array().as_ref().iter().enumerate() {
+            bits |= u32::from(*is_true > Self::Scalar::ZERO) << lane;
+        }
+        bits
+    }
 
     /// Lane i of vector j becomes lane j of vector i. There are as many vectors as lanes.
     #[inline(always)]
