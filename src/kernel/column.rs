@@ -440,8 +440,8 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
             Strips::Alike(folds) => (Mode::of(&temperatures[0]), R::alike(token, &temperatures[0], folds)),
             Strips::Each(results) => {
                 let mut mode = Mode::Clamped;
-                for results in results.iter().take(T::LANES) {
-                    mode = mode.max(results.mode());
+                for (lane, results) in results.iter().enumerate().take(T::LANES) {
+                    mode = mode.max(results.mode(of_lane(temperatures, lane)));
                     undefined |= results.is_undefined();
                 }
                 (mode, R::lanes(token, temperatures, results))
@@ -467,7 +467,7 @@ fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(token: S, tile:
     for index in strip.rows() {
         let row = &mut tile[index..];
         let x = T::Vector::<S>::load(token, row);
-        map.apply::<MODE, false>(x, x).store(row);
+        map.apply::<MODE>(x).store(row);
     }
 }
 

@@ -22,7 +22,7 @@
 //!
 //! Three things need more, and cost a few instructions only where they occur:
 //! 1. Logits far below the maximum: x is first held to the logit where the lowest octave of normal numbers begins. Its
-//!    term is nothing to a sum; quotients have an anchor an octave lower ([`Anchor::lowered`]), where 2^(n div 8) is 0.
+//!    term is nothing to a sum; quotients have an anchor an octave lower ([`Exp::lowered`]), where 2^(n div 8) is 0.
 //! 2. A temperature other than 1: T ln 2 and 1 / T in two parts each.
 //! 3. |max| / T above 4,096, where z has no bits left for it: the maximum itself is subtracted (the *base*). That
 //!    is exact wherever the result is not 0, by Sterbenz' lemma: x and max are then within a factor of two.
@@ -195,12 +195,6 @@ impl<T: Real> Anchor<T> {
 
     /// Of no logits.
     pub(crate) const NONE: Self = Self { magic: T::MAGIC, least: T::ZERO, base: T::ZERO };
-
-    /// With all s an octave lower, so that they are 0 where they were the least.
-    #[inline(always)]
-    pub(crate) fn lowered(self) -> Self {
-        Self { magic: T::from_f64(self.magic.to_f64() - T::STEPS), ..self }
-    }
 }
 
 /// An [`Anchor`] for each lane, part by part.
@@ -328,7 +322,7 @@ impl<V: Vector> Exp<V> {
         exp
     }
 
-    /// With all s an octave lower; see [`Anchor::lowered`].
+    /// With all s an octave lower, so that they are 0 where they were the least.
     #[inline(always)]
     pub(crate) fn lowered(self) -> Self {
         let steps = V::splat(self.token, V::Scalar::from_f64(V::Scalar::STEPS));
@@ -364,13 +358,6 @@ impl<V: Vector> Exp<V> {
         self.reduce::<MODE>(x).0
     }
 
-    /// z, for a logit whose p is known. (No product of a logit and log2(e) is halfway between integers, so n, and with
-    /// it p, is the same whatever k is.)
-    #[inline(always)]
-    pub(crate) fn place<const MODE: u8>(&self, x: V) -> V {
-        self.reduce::<MODE>(x).1
-    }
-
     /// `(p, s)` of each lane: its term is s * (1 + p). NaN gives a p that is NaN.
     #[inline(always)]
     pub(crate) fn term<const MODE: u8>(&self, x: V) -> (V, V) {
@@ -378,17 +365,35 @@ impl<V: Vector> Exp<V> {
         (p, z.power(self.power))
     }
 
+    /// p of each lane. (No product of a logit and log2(e) is halfway between integers, so n, and with it p, is the same
+    /// whatever k is.)
+    #[inline(always)]
+    pub(crate) fn p<const MODE: u8>(&self, x: V) -> V {
+        self.placed::<MODE>(x).0
+    }
+
+    /// z, for a logit whose p is known.
+    #[inline(always)]
+    pub(crate) fn place<const MODE: u8>(&self, x: V) -> V {
+        self.reduce::<MODE>(x).1
+    }
+
     /// `(p, z)` of each lane.
     #[inline(always)]
     pub(crate) fn placed<const MODE: u8>(&self, x: V) -> (V, V) {
         let (x, z) = self.reduce::<MODE>(x);
+        (self.rest::<MODE>(x, z), z)
+    }
+
+    /// p of a logit as [`Exp::reduce`] has it.
+    #[inline(always)]
+    fn rest<const MODE: u8>(&self, x: V, z: V) -> V {
         let minus_n = self.magic.sub(z);
         let mut t = minus_n.mul_add(self.ln_2.1, minus_n.mul_add(self.ln_2.0, x));
         if MODE >= Mode::General as u8 {
             t = t.mul_add(self.inverse.0, t.mul(self.inverse.1));
         }
-        let p = self.polynomial(t).mul_add(t.mul(t), t);
-        (p, z)
+        self.polynomial(t).mul_add(t.mul(t), t)
     }
 
     /// (exp(t) - 1 - t) / t^2.

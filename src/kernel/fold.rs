@@ -19,6 +19,7 @@
 use super::ahead::Ahead;
 use super::column::LANES;
 use super::exp::{Exp, Mode, PLAIN, Shift, Temperature};
+use super::kept::{Keep, NOTHING, P, TERMS};
 use super::real::{self, Real, Stored};
 use super::sum::{Sum, center, centers, halve, lanes_of, total, total_apart, wide_sum};
 use crate::simd::{Kernel, Simd, Vector};
@@ -73,10 +74,10 @@ pub(crate) fn extremes<S: Simd, T: Real>(token: S, x: &[T]) -> (T::Vector<S>, T:
 
 /// The sum of terms of a slice of at most [`CHUNK`] logits. What lies `ahead` is asked for meanwhile.
 #[inline(always)]
-fn sum<S: Simd, T: Real, const KEEP: bool>(
+fn sum<S: Simd, T: Real, const KEEP: u8>(
     token: S,
     x: &[T],
-    kept: &mut [T],
+    keep: Keep<'_, T>,
     exp: &Exp<T::Vector<S>>,
     max: T,
     (mode, plain): (Mode, bool),
@@ -84,65 +85,72 @@ fn sum<S: Simd, T: Real, const KEEP: bool>(
 ) -> Sum<T::Vector<S>> {
     if mode.at::<S>() == Mode::General {
         let center = center::<_, { Mode::General as u8 }>(token, exp, max);
-        return sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, kept, exp, center, ahead);
+        return sum_in_mode::<S, T, KEEP, { Mode::General as u8 }>(token, x, keep, exp, center, ahead);
     }
     let center = center::<_, { Mode::Clamped as u8 }>(token, exp, max);
     if plain {
-        sum_in_mode::<S, T, KEEP, PLAIN>(token, x, kept, exp, center, ahead)
+        sum_in_mode::<S, T, KEEP, PLAIN>(token, x, keep, exp, center, ahead)
     } else {
-        sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, kept, exp, center, ahead)
+        sum_in_mode::<S, T, KEEP, { Mode::Clamped as u8 }>(token, x, keep, exp, center, ahead)
     }
 }
 
 /// [`sum`] in a mode that is known.
 #[inline(always)]
-pub(crate) fn sum_in_mode<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
+pub(crate) fn sum_in_mode<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
     token: S,
     x: &[T],
-    kept: &mut [T],
+    keep: Keep<'_, T>,
     exp: &Exp<T::Vector<S>>,
     center: T::Vector<S>,
     ahead: Ahead,
 ) -> Sum<T::Vector<S>> {
     let mut sum = Sum::new(token, center);
-    add_terms::<S, T, KEEP, MODE>(token, &mut sum, x, kept, exp, ahead);
+    add_terms::<S, T, KEEP, MODE>(token, &mut sum, x, keep, exp, ahead);
     sum
 }
 
 /// Adds the terms of the last logits of a chunk.
 #[inline(always)]
-pub(crate) fn add_terms<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
+pub(crate) fn add_terms<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
     token: S,
     sum: &mut Sum<T::Vector<S>>,
     x: &[T],
-    kept: &mut [T],
+    keep: Keep<'_, T>,
     exp: &Exp<T::Vector<S>>,
     ahead: Ahead,
 ) {
     let lanes = T::LANES;
     let whole = x.len() / lanes * lanes;
     let (x, tail) = x.split_at(whole);
-    let (kept, kept_tail) = kept.split_at_mut(if KEEP { whole } else { 0 });
+    let Keep { p: keep_p, s: keep_s, .. } = keep;
     for (index, vector) in x.chunks_exact(lanes).enumerate() {
         // (What keeps no p has no results in the caches. Its loop is short enough for a branch to show.)
-        if KEEP && ahead.is_near() {
+        if KEEP > NOTHING && ahead.is_near() {
             token.prefetch_near(x, ahead.index(index * lanes));
         } else {
             token.prefetch(x, ahead.index(index * lanes));
         }
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
         sum.add(p, s);
-        if KEEP {
-            p.store(&mut kept[index * lanes..]);
+        if KEEP >= P {
+            p.store(&mut keep_p[index * lanes..]);
+        }
+        if KEEP >= TERMS {
+            s.store(&mut keep_s[index * lanes..]);
         }
     }
     if !tail.is_empty() {
         // The lanes past the end hold minus infinity, whose term is 0 in every mode.
+        let tail_len = tail.len();
         let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
         let (p, s) = if MODE == PLAIN { exp.term::<{ Mode::Clamped as u8 }>(tail) } else { exp.term::<MODE>(tail) };
         sum.add(p, s);
-        if KEEP {
-            p.store_partial(kept_tail);
+        if KEEP >= P {
+            p.store_partial(&mut keep_p[whole..whole + tail_len]);
+        }
+        if KEEP >= TERMS {
+            s.store_partial(&mut keep_s[whole..whole + tail_len]);
         }
     }
 }
@@ -244,16 +252,22 @@ pub(crate) const fn room<T: Real>(len: usize) -> usize {
     len.next_multiple_of(T::LANES)
 }
 
+/// The part of `keep` for some logits, from an element on.
+#[inline(always)]
+pub(crate) fn pieces<'a, T: Real, const KEEP: u8>(keep: &'a mut Keep<'_, T>, start: usize, len: usize) -> Keep<'a, T> {
+    if KEEP > NOTHING { keep.some(start..start + len) } else { Keep::nothing() }
+}
+
 /// Logits in at most [`PIECES`] pieces that each have a shift of their own, or all the `fixed` one of a
 /// [`Fold::retry`].
 ///
-/// Where `kept` is not empty, each logit's p is left there for [`super::row`], those of a piece from a whole number of
-/// vectors on ([`room`]); it is empty where the second read computes p again.
+/// p is left in `keep` for [`super::row`], that of a piece from a whole number of vectors on ([`room`]);
+/// nothing is where the second read computes it again.
 pub(crate) struct FoldPieces<'a, T: Real> {
     pub(crate) x: &'a [T],
     /// The elements of a piece: at most [`CHUNK`].
     pub(crate) len: usize,
-    pub(crate) kept: &'a mut [T],
+    pub(crate) keep: Keep<'a, T>,
     pub(crate) temperature: &'a Temperature<T>,
     pub(crate) fixed: Option<Shift<T>>,
     pub(crate) ahead: Ahead,
@@ -268,25 +282,25 @@ impl<T: Real> Kernel for FoldPieces<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        if keeps::<S, T>(self.kept) {
-            self.fold_keeping::<S, true>(token);
+        if keeps::<S, T>(&self.keep) {
+            self.fold_keeping::<S, P>(token);
         } else {
-            self.fold_keeping::<S, false>(token);
+            self.fold_keeping::<S, NOTHING>(token);
         }
     }
 }
 
 /// Whether p is kept: not where it is computed again.
 #[inline(always)]
-pub(crate) fn keeps<S: Simd, T>(kept: &[T]) -> bool {
-    !S::COMPACT && !kept.is_empty()
+pub(crate) fn keeps<S: Simd, T: Real>(keep: &Keep<'_, T>) -> bool {
+    !S::COMPACT && !keep.is_nothing()
 }
 
 impl<T: Real> FoldPieces<'_, T> {
     /// What is done once for each piece is done for all of them at a time.
     #[inline(always)]
-    fn fold_keeping<S: Simd, const KEEP: bool>(self, token: S) {
-        let Self { x, len, kept, temperature, fixed, ahead, folds, sums } = self;
+    fn fold_keeping<S: Simd, const KEEP: u8>(self, token: S) {
+        let Self { x, len, mut keep, temperature, fixed, ahead, folds, sums } = self;
         let (mut smallest, mut rests) = ([T::NEG_INFINITY; PIECES], [(T::ZERO, T::ZERO); PIECES]);
         for ((fold, x), smallest) in folds.iter_mut().zip(x.chunks(len)).zip(&mut smallest) {
             let (max, min) = extremes::<S, T>(token, x);
@@ -295,12 +309,12 @@ impl<T: Real> FoldPieces<'_, T> {
         }
         for (index, x) in x.chunks(len).enumerate() {
             let fold = &mut folds[index];
-            let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
+            let keep = pieces::<T, KEEP>(&mut keep, index * room::<T>(len), x.len());
             let max = fold.max;
             let Some(shift) = temperature.shift_within(max, fixed) else {
                 *fold = Fold::left_out(x, max, fixed);
                 // Either the results of these logits are 0 or NaN whatever p is, or they are read again.
-                kept.fill(T::ZERO);
+                keep.p.fill(T::ZERO);
                 continue;
             };
             let exp = Exp::new(token, temperature, shift);
@@ -308,7 +322,7 @@ impl<T: Real> FoldPieces<'_, T> {
             let highest = (shift.k * std::f64::consts::LN_2).max(max.to_f64());
             let plain = highest - smallest[index].to_f64() <= T::NARROW;
             let mode = (shift.mode(temperature), plain);
-            let sum = sum::<S, T, KEEP>(token, x, kept, &exp, max, mode, ahead.from(index * len));
+            let sum = sum::<S, T, KEEP>(token, x, keep, &exp, max, mode, ahead.from(index * len));
             let (wide, apart) = wide_sum::<S, T>(token, sum);
             real::store::<S>(wide, &mut sums[index]);
             rests[index] = (sum.first_center(), total_apart(apart));
@@ -329,24 +343,23 @@ fn base<T: Real>(fixed: Option<Shift<T>>) -> T {
 
 /// The fold of a block: at most [`BLOCK`] logits. All have the `fixed` shift of a [`Fold::retry`], or each chunk its own.
 ///
-/// Where `kept` is not empty, each logit's p is left there for [`super::row`]; it is empty where the second read computes
-/// p again.
+/// p is left in `keep` for [`super::row`]; nothing is where the second read computes it again.
 #[inline(always)]
 pub(crate) fn fold<S: Simd, T: Real>(
     token: S,
     x: &[T],
-    kept: &mut [T],
+    keep: Keep<'_, T>,
     temperature: &Temperature<T>,
     fixed: Option<Shift<T>>,
     ahead: Ahead,
 ) -> Fold<T> {
-    token.call(FoldBlock { x, kept, temperature, fixed, ahead })
+    token.call(FoldBlock { x, keep, temperature, fixed, ahead })
 }
 
 /// The arguments of [`fold`].
 struct FoldBlock<'a, T: Real> {
     x: &'a [T],
-    kept: &'a mut [T],
+    keep: Keep<'a, T>,
     temperature: &'a Temperature<T>,
     fixed: Option<Shift<T>>,
     ahead: Ahead,
@@ -357,29 +370,14 @@ impl<T: Real> Kernel for FoldBlock<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let general = self.fixed.map_or(Mode::of(self.temperature), |shift| shift.mode(self.temperature));
-        match (keeps::<S, T>(self.kept), general.at::<S>()) {
-            (false, Mode::Clamped) => self.fold::<S, false, { Mode::Clamped as u8 }>(token),
-            (false, Mode::General) => self.fold::<S, false, { Mode::General as u8 }>(token),
-            (true, Mode::Clamped) => self.fold::<S, true, { Mode::Clamped as u8 }>(token),
-            (true, Mode::General) => self.fold::<S, true, { Mode::General as u8 }>(token),
-        }
-    }
-}
-
-impl<T: Real> FoldBlock<'_, T> {
-    /// The maximum of each chunk is looked for while the chunk before it is summed up: these are operations for pipes that
-    /// the sum leaves idle.
-    #[inline(always)]
-    fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, fixed, ahead } = self;
+        let Self { x, mut keep, temperature, fixed, ahead } = self;
         let mut fold = Fold::empty(base(fixed));
         let mut max = largest::<S, T>(token, &x[..x.len().min(CHUNK)]);
         for start in (0..x.len()).step_by(CHUNK) {
             let (chunk, next) = x[start..x.len().min(start + 2 * CHUNK)].split_at(CHUNK.min(x.len() - start));
-            let kept = if KEEP { &mut kept[start..][..chunk.len()] } else { &mut [] };
-            let chunk = Chunk { x: chunk, max, next, temperature, fixed, ahead: ahead.from(start) };
-            let (part, found) = chunk.fold::<S, KEEP, MODE>(token, kept);
+            let keep_chunk = keep.some(start..start + chunk.len());
+            let chunk = Chunk { x: chunk, max, next, keep: keep_chunk, temperature, fixed, ahead: ahead.from(start) };
+            let (part, found) = token.call(chunk);
             fold = fold.with(part);
             max = found;
         }
@@ -387,11 +385,13 @@ impl<T: Real> FoldBlock<'_, T> {
     }
 }
 
-/// A chunk whose maximum is known, and the logits that follow it, at most as many. For `fixed` see [`FoldPieces`].
+/// A chunk whose maximum is known, and the logits that follow it, at most as many. For `keep` and `fixed` see
+/// [`FoldPieces`].
 pub(crate) struct Chunk<'a, T: Real> {
     pub(crate) x: &'a [T],
     pub(crate) max: T,
     pub(crate) next: &'a [T],
+    pub(crate) keep: Keep<'a, T>,
     pub(crate) temperature: &'a Temperature<T>,
     pub(crate) fixed: Option<Shift<T>>,
     pub(crate) ahead: Ahead,
@@ -404,25 +404,27 @@ impl<T: Real> Kernel for Chunk<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> (Fold<T>, T) {
         let general = self.fixed.map_or(Mode::of(self.temperature), |shift| shift.mode(self.temperature));
-        match general.at::<S>() {
-            Mode::Clamped => self.fold::<S, false, { Mode::Clamped as u8 }>(token, &mut []),
-            Mode::General => self.fold::<S, false, { Mode::General as u8 }>(token, &mut []),
+        match (keeps::<S, T>(&self.keep), general.at::<S>()) {
+            (false, Mode::Clamped) => self.fold::<S, NOTHING, { Mode::Clamped as u8 }>(token),
+            (false, Mode::General) => self.fold::<S, NOTHING, { Mode::General as u8 }>(token),
+            (true, Mode::Clamped) => self.fold::<S, P, { Mode::Clamped as u8 }>(token),
+            (true, Mode::General) => self.fold::<S, P, { Mode::General as u8 }>(token),
         }
     }
 }
 
 impl<T: Real> Chunk<'_, T> {
     #[inline(always)]
-    fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S, kept: &mut [T]) -> (Fold<T>, T) {
-        let Self { x, max, next, temperature, fixed, ahead } = self;
+    fn fold<S: Simd, const KEEP: u8, const MODE: u8>(self, token: S) -> (Fold<T>, T) {
+        let Self { x, max, next, keep, temperature, fixed, ahead } = self;
         let Some(shift) = temperature.shift_within(max, fixed) else {
-            kept.fill(T::ZERO);
+            keep.p.fill(T::ZERO);
             return (Fold::left_out(x, max, fixed), largest::<S, T>(token, next));
         };
         let exp = Exp::new(token, temperature, shift);
         // (Two registers at AVX2, where the loop has them to spare: with one it came out slower.)
         let mut sum = Sum::new(token, centers::<_, MODE>(token, &exp, T::Vector::<S>::splat(token, max)));
-        let found = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, x, kept, &exp, next, ahead);
+        let found = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, x, keep, &exp, next, ahead);
         let partial = Partial { k: shift.k, sum: total::<S, T>(token, sum) };
         let nan = T::double(partial.sum).high.is_nan();
         (Fold { max, nan, partial, ..Fold::empty(shift.base) }, found)
@@ -431,11 +433,11 @@ impl<T: Real> Chunk<'_, T> {
 
 /// [`add_terms`], and the maximum of the logits that follow: at most as many.
 #[inline(always)]
-fn add_and_search<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
+fn add_and_search<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
     token: S,
     sum: &mut Sum<T::Vector<S>>,
     x: &[T],
-    kept: &mut [T],
+    mut keep: Keep<'_, T>,
     exp: &Exp<T::Vector<S>>,
     next: &[T],
     ahead: Ahead,
@@ -443,7 +445,6 @@ fn add_and_search<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
     let lanes = T::LANES;
     let both = next.len() / lanes * lanes;
     let (x, x_rest) = x.split_at(both);
-    let (kept, kept_rest) = kept.split_at_mut(if KEEP { both } else { 0 });
     let (next, next_rest) = next.split_at(both);
     let mut max = T::Vector::<S>::splat(token, T::NEG_INFINITY);
     for (index, (vector, next)) in x.chunks_exact(lanes).zip(next.chunks_exact(lanes)).enumerate() {
@@ -451,15 +452,16 @@ fn add_and_search<S: Simd, T: Real, const KEEP: bool, const MODE: u8>(
         max = T::Vector::<S>::load(token, next).max(max);
         let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
         sum.add(p, s);
-        if KEEP {
-            p.store(&mut kept[index * lanes..]);
+        if KEEP >= P {
+            p.store(&mut keep.p[index * lanes..]);
         }
     }
     if !next_rest.is_empty() {
         max = T::Vector::<S>::load_partial(token, next_rest, T::NEG_INFINITY).max(max);
     }
     if !x_rest.is_empty() {
-        add_terms::<S, T, KEEP, MODE>(token, sum, x_rest, kept_rest, exp, ahead.from(both));
+        let keep = pieces::<T, KEEP>(&mut keep, both, x_rest.len());
+        add_terms::<S, T, KEEP, MODE>(token, sum, x_rest, keep, exp, ahead.from(both));
     }
     halve(max.to_array(), larger)
 }
@@ -474,22 +476,22 @@ fn any_nan<T: Real>(x: &[T]) -> bool {
     any
 }
 
-/// The fold of a row of any length, read again where it must be. For `kept` see [`FoldPieces`].
+/// The fold of a row of any length, read again where it must be. For `keep` see [`FoldPieces`].
 #[inline(always)]
 pub(crate) fn fold_row<S: Simd, T: Real>(
     token: S,
     x: &[T],
-    kept: &mut [T],
+    keep: Keep<'_, T>,
     temperature: &Temperature<T>,
     ahead: Ahead,
 ) -> Fold<T> {
-    token.call(FoldRow { x, kept, temperature, ahead })
+    token.call(FoldRow { x, keep, temperature, ahead })
 }
 
 /// The arguments of [`fold_row`].
 struct FoldRow<'a, T: Real> {
     x: &'a [T],
-    kept: &'a mut [T],
+    keep: Keep<'a, T>,
     temperature: &'a Temperature<T>,
     ahead: Ahead,
 }
@@ -499,13 +501,13 @@ impl<T: Real> Kernel for FoldRow<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<T> {
-        let Self { x, kept, temperature, ahead } = self;
+        let Self { x, mut keep, temperature, ahead } = self;
         let mut fixed: Option<Shift<T>> = None;
         if x.len() <= CHUNK {
             // As below, with less around it.
-            let (len, kept) = (x.len().max(1), &mut *kept);
+            let (len, keep) = (x.len().max(1), keep.again());
             let (mut folds, sums) = ([Fold::empty(T::ZERO)], &mut [[0.0; LANES]]);
-            token.call(FoldPieces { x, len, kept, temperature, fixed, ahead, folds: &mut folds, sums });
+            token.call(FoldPieces { x, len, keep, temperature, fixed, ahead, folds: &mut folds, sums });
             fixed = folds[0].retry(temperature);
             if fixed.is_none() {
                 return folds[0];
@@ -514,8 +516,8 @@ impl<T: Real> Kernel for FoldRow<'_, T> {
         loop {
             let mut row = Fold::empty(base(fixed));
             for (index, x) in x.chunks(BLOCK).enumerate() {
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * BLOCK..][..x.len()] };
-                row = row.with(fold::<S, T>(token, x, kept, temperature, fixed, ahead.from(index * BLOCK)));
+                let keep = keep.some(index * BLOCK..index * BLOCK + x.len());
+                row = row.with(fold::<S, T>(token, x, keep, temperature, fixed, ahead.from(index * BLOCK)));
             }
             if fixed.is_some() {
                 return row;

@@ -19,8 +19,9 @@ use super::column::{Folds, LANES, of_lane};
 use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature, of_shifts};
 use super::fold::{CHUNK, FAR, Fold, fold, largest};
+use super::kept::Keep;
 use super::real::{self, Real};
-use super::row::{Map, Results};
+use super::row::{KeptTerms, Map, Results};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Of the sum of `len` float32 terms less the maximum's, the part from which on enough digits are left.
@@ -49,7 +50,6 @@ pub(crate) struct LogSum<T> {
     /// L, at least 0.
     pub(crate) log: Double,
     base: T,
-    mode: Mode,
 }
 
 impl<T: Real> LogSum<T> {
@@ -63,7 +63,6 @@ impl<T: Real> LogSum<T> {
     fn complete<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, logits: &Logits<'_, T>) -> Self {
         let max = fold.max;
         let shift = fold.shift();
-        let mode = shift.mode(temperature);
         if fold.nan {
             return <Self as Results<T>>::NAN;
         }
@@ -96,7 +95,7 @@ impl<T: Real> LogSum<T> {
                 T::ln_1p_of_quotient(others.times_power(power_of_two_at_most_one(exponent)), top)
             }
         };
-        Self { max, log, base: shift.base, mode }
+        Self { max, log, base: shift.base }
     }
 
     /// The logarithm of the sum, as the sum of two.
@@ -187,7 +186,7 @@ fn offset<T: Real>(temperature: &Temperature<T>, sum: &LogSum<T>) -> Double {
 
 impl<V: Vector> Map<V> for LogProbability<V> {
     #[inline(always)]
-    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, _: V) -> V {
+    fn apply<const MODE: u8>(&self, x: V) -> V {
         let x = if MODE >= Mode::General as u8 { x.sub(self.base).mul(self.scale) } else { x };
         // Additions alone would all go the same way: Zen 4 has pipes for them and others for multiply-adds. Half of each
         // take half of the time.
@@ -204,13 +203,16 @@ impl<V: Vector> Map<V> for LogProbability<V> {
         // From -inf, and from logits whose distance overflows, two-sum makes NaN.
         V::select(high.less(self.lowest), self.infinite, result)
     }
+
+    fn with_p<const MODE: u8>(&self, _: V, _: V) -> V {
+        unreachable!("see `Results::KEEPS`")
+    }
 }
 
 impl<T: Real> Results<T> for LogSum<T> {
     type Map<S: Simd> = LogProbability<T::Vector<S>>;
-    type Lanes<S: Simd> = LogProbability<T::Vector<S>>;
 
-    const NAN: Self = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO, mode: Mode::Clamped };
+    const NAN: Self = Self { max: T::NAN, log: Double::new(f64::NAN), base: T::ZERO };
 
     #[inline(always)]
     fn of<S: Simd>(token: S, fold: &Fold<T>, temperature: &Temperature<T>, logits: &Logits<'_, T>) -> Self {
@@ -223,8 +225,8 @@ impl<T: Real> Results<T> for LogSum<T> {
     }
 
     #[inline(always)]
-    fn mode(&self) -> Mode {
-        self.mode
+    fn mode(&self, temperature: &Temperature<T>) -> Mode {
+        Shift { base: self.base, k: 0.0 }.mode(temperature)
     }
 
     #[inline(always)]
@@ -256,6 +258,12 @@ impl<T: Real> Results<T> for LogSum<T> {
         map
     }
 
+    const KEEPS: bool = false;
+
+    fn kept<S: Simd>(&self, _: S) -> KeptTerms<T::Vector<S>> {
+        unreachable!("see `Results::KEEPS`")
+    }
+
     #[inline(always)]
     fn each<S: Simd>(
         token: S,
@@ -272,9 +280,8 @@ impl<T: Real> Results<T> for LogSum<T> {
         let Some(logs) = T::logs(token, folds.sums(token), of_max, len) else { return false };
         let mut stored = [0.0; LANES];
         real::store::<S>(logs, &mut stored);
-        let mode = Mode::of(temperature);
         for (lane, to) in to.iter_mut().enumerate().take(T::LANES) {
-            *to = Self { max: folds.get(lane).max, log: Double::new(stored[lane]), base: T::ZERO, mode };
+            *to = Self { max: folds.get(lane).max, log: Double::new(stored[lane]), base: T::ZERO };
         }
         true
     }
@@ -282,7 +289,7 @@ impl<T: Real> Results<T> for LogSum<T> {
     const BY_LANES: bool = false;
 
     fn alike<S: Simd>(_: S, _: &Temperature<T>, _: &Folds<T>) -> Self::Map<S> {
-        unreachable!("see `Results::each`")
+        unreachable!("see `Results::BY_LANES`")
     }
 }
 
@@ -318,9 +325,9 @@ fn others_by_chunk<S: Simd, T: Real>(
         let x = &mut room[..CHUNK.min(logits.len - start)];
         (logits.copy)(start, x);
         if largest::<S, T>(token, x) == row.max {
-            let all = fold::<S, T>(token, x, &mut [], temperature, None, Ahead::NONE).partial;
+            let all = fold::<S, T>(token, x, Keep::nothing(), temperature, None, Ahead::NONE).partial;
             exclude(x, row.max);
-            let rest = fold::<S, T>(token, x, &mut [], temperature, None, Ahead::NONE).partial;
+            let rest = fold::<S, T>(token, x, Keep::nothing(), temperature, None, Ahead::NONE).partial;
             debug_assert!(all.k.to_bits() == row.partial.k.to_bits(), "the row's shift is that of its maximum");
             let rest = T::double(rest.sum).times_power(power_of_two_at_most_one(rest.k - all.k));
             return Some(T::double(row.partial.sum).plus(T::double(all.sum).negated()).plus(rest));
@@ -345,7 +352,7 @@ fn fold_without<S: Simd, T: Real>(token: S, logits: &Logits<'_, T>, temperature:
             let x = &mut chunk[..CHUNK.min(len - start)];
             (logits.copy)(start, x);
             exclude(x, max);
-            row = row.with(fold::<S, T>(token, x, &mut [], temperature, fixed, Ahead::NONE));
+            row = row.with(fold::<S, T>(token, x, Keep::nothing(), temperature, fixed, Ahead::NONE));
         }
         let second = row.max;
         let complete = base == T::ZERO && row.skipped == T::NEG_INFINITY;

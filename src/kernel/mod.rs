@@ -26,6 +26,7 @@ pub(crate) mod double;
 pub(crate) mod exp;
 pub(crate) mod fold;
 pub(crate) mod gradient;
+pub(crate) mod kept;
 pub(crate) mod log;
 pub(crate) mod log_row;
 pub(crate) mod pieces;

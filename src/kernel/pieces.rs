@@ -8,7 +8,8 @@ use super::Temperature;
 use super::ahead::Ahead;
 use super::column::{Folds, LANES};
 use super::exp::{Anchors, Exp, Mode, of_maxima};
-use super::fold::{CHUNK, Fold, FoldPieces, PIECES, extremes, fold_row, keeps, room, sum_in_mode};
+use super::fold::{CHUNK, Fold, FoldPieces, PIECES, extremes, fold_row, keeps, pieces, room, sum_in_mode};
+use super::kept::{Keep, NOTHING, P};
 use super::real::{self, Real, Stored};
 use super::sum::{centers, wide_sum};
 use crate::simd::{Kernel, Simd, Vector};
@@ -24,7 +25,7 @@ struct FoldByLanes<'a, T: Real> {
     x: &'a [T],
     /// At most [`CHUNK`].
     len: usize,
-    kept: &'a mut [T],
+    keep: Keep<'a, T>,
     temperature: &'a Temperature<T>,
     ahead: Ahead,
     folds: &'a mut Folds<T>,
@@ -41,19 +42,19 @@ impl<T: Real> Kernel for FoldByLanes<'_, T> {
             return false;
         }
         let general = Mode::of(self.temperature) == Mode::General;
-        match (keeps::<S, T>(self.kept), general) {
-            (false, false) => self.fold::<S, false, { Mode::Clamped as u8 }>(token),
-            (false, true) => self.fold::<S, false, { Mode::General as u8 }>(token),
-            (true, false) => self.fold::<S, true, { Mode::Clamped as u8 }>(token),
-            (true, true) => self.fold::<S, true, { Mode::General as u8 }>(token),
+        match (keeps::<S, T>(&self.keep), general) {
+            (false, false) => self.fold::<S, NOTHING, { Mode::Clamped as u8 }>(token),
+            (false, true) => self.fold::<S, NOTHING, { Mode::General as u8 }>(token),
+            (true, false) => self.fold::<S, P, { Mode::Clamped as u8 }>(token),
+            (true, true) => self.fold::<S, P, { Mode::General as u8 }>(token),
         }
     }
 }
 
 impl<T: Real> FoldByLanes<'_, T> {
     #[inline(always)]
-    fn fold<S: Simd, const KEEP: bool, const MODE: u8>(self, token: S) -> bool {
-        let Self { x, len, kept, temperature, ahead, folds, sums, .. } = self;
+    fn fold<S: Simd, const KEEP: u8, const MODE: u8>(self, token: S) -> bool {
+        let Self { x, len, mut keep, temperature, ahead, folds, sums } = self;
         let rows = x.len() / len;
         let mut max = [T::Vector::<S>::splat(token, T::NEG_INFINITY); LANES];
         for (max, x) in max.iter_mut().zip(x.chunks_exact(len)) {
@@ -71,9 +72,9 @@ impl<T: Real> FoldByLanes<'_, T> {
         center.store(&mut centers);
         for (index, x) in x.chunks_exact(len).enumerate() {
             let exp = Exp::at(token, temperature, &anchors.get(index));
-            let kept = if KEEP { &mut kept[index * room::<T>(len)..][..x.len()] } else { &mut [] };
+            let keep = pieces::<T, KEEP>(&mut keep, index * room::<T>(len), x.len());
             let center = T::Vector::<S>::splat(token, centers[index]);
-            let sum = sum_in_mode::<S, T, KEEP, MODE>(token, x, kept, &exp, center, ahead.from(index * len));
+            let sum = sum_in_mode::<S, T, KEEP, MODE>(token, x, keep, &exp, center, ahead.from(index * len));
             let (wide, apart) = wide_sum::<S, T>(token, sum);
             real::store::<S>(wide, &mut sums[index]);
             aparts[index] = apart;
@@ -105,12 +106,12 @@ fn over_lanes<S: Simd, T: Real>(
     vectors[0]
 }
 
-/// Rows of `len` logits to fold, at most as many as a vector has lanes, one after another in `x`. For `kept` see
+/// Rows of `len` logits to fold, at most as many as a vector has lanes, one after another in `x`. For `keep` see
 /// [`FoldPieces`].
 pub(crate) struct FoldRows<'a, T: Real> {
     pub(crate) x: &'a [T],
     pub(crate) len: usize,
-    pub(crate) kept: &'a mut [T],
+    pub(crate) keep: Keep<'a, T>,
     pub(crate) temperature: &'a Temperature<T>,
     pub(crate) ahead: Ahead,
     /// A lane for each row.
@@ -124,28 +125,29 @@ impl<T: Real> Kernel for FoldRows<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { x, len, kept, temperature, ahead, folds, sums } = self;
+        let Self { x, len, mut keep, temperature, ahead, folds, sums } = self;
         let rows = x.len() / len;
-        if len <= CHUNK && rows >= if keeps::<S, T>(kept) { MANY_KEPT } else { MANY } {
-            let (kept, folds, sums) = (&mut *kept, &mut *folds, &mut *sums);
-            if token.call(FoldByLanes { x, len, kept, temperature, ahead, folds, sums }) {
+        if len <= CHUNK && rows >= if keeps::<S, T>(&keep) { MANY_KEPT } else { MANY } {
+            let (folds, sums, keep) = (&mut *folds, &mut *sums, keep.again());
+            if token.call(FoldByLanes { x, len, keep, temperature, ahead, folds, sums }) {
                 return;
             }
         }
         folds.alike = false;
         let together = len <= CHUNK && rows <= PIECES;
         if together {
-            let (kept, some) = (&mut *kept, &mut [Fold::empty(T::ZERO); PIECES][..rows]);
-            let sums = &mut sums[..rows];
-            token.call(FoldPieces { x, len, kept, temperature, fixed: None, ahead, folds: some, sums });
+            let some = &mut [Fold::empty(T::ZERO); PIECES][..rows];
+            let (keep, sums) = (keep.again(), &mut sums[..rows]);
+            token.call(FoldPieces { x, len, keep, temperature, fixed: None, ahead, folds: some, sums });
             for (index, fold) in some.iter().enumerate() {
                 folds.set(index, *fold);
             }
         }
         for (index, x) in x.chunks_exact(len).enumerate() {
             if !together || folds.get(index).retry(temperature).is_some() {
-                let kept = if kept.is_empty() { &mut [] } else { &mut kept[index * room::<T>(len)..][..len] };
-                folds.set(index, fold_row::<S, T>(token, x, kept, temperature, ahead.from(index * len)));
+                let start = index * room::<T>(len);
+                let keep = keep.some(start..start + len);
+                folds.set(index, fold_row::<S, T>(token, x, keep, temperature, ahead.from(index * len)));
             }
         }
     }

@@ -27,6 +27,9 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     const OFFSET: i32;
     /// The exponent's bias.
     const BIAS: i32;
+    /// The exponent of the least number greater than 0, and the digits of a normal one.
+    const LOWEST_EXPONENT: i32;
+    const DIGITS: i32;
     /// Logits no further below the maximum than this give terms in the normal range.
     const NARROW: f64;
     /// The dtype's NaN, one bit pattern everywhere.
@@ -180,6 +183,8 @@ impl Real for f32 {
     const MAGIC: Self = 12_582_912.0;
     const OFFSET: i32 = 64;
     const BIAS: i32 = 127;
+    const LOWEST_EXPONENT: i32 = -149;
+    const DIGITS: i32 = 24;
     const NARROW: f64 = 50.0;
     const NAN: Self = Self::NAN;
     const INFINITY: Self = Self::INFINITY;
@@ -368,6 +373,8 @@ impl Real for f64 {
     const MAGIC: Self = 6_755_399_441_055_744.0;
     const OFFSET: i32 = 512;
     const BIAS: i32 = 1023;
+    const LOWEST_EXPONENT: i32 = -1074;
+    const DIGITS: i32 = 53;
     const NARROW: f64 = 500.0;
     const NAN: Self = Self::NAN;
     const INFINITY: Self = Self::INFINITY;

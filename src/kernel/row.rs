@@ -4,18 +4,21 @@
 //!
 //! ```text
 //! s = 2^n T                                            T one of the steps of an octave
-//! R + R' = T (r + r')                                  the same for all terms of the row with that step
-//! s * (1 + p) * (r + r') = 2^n * (R + (p R + R'))      one fma, one addition: the one rounding that counts;
+//! s (1 + p) (r + r') = 2^n (T r + T (p r + r'))        two multiply-adds and a product: the one rounding that counts;
 //!                                                      the multiplication by the power of two is exact
 //! ```
 //!
-//! Left out is p R', at most 0.02 ULP. float64 has one step and a p of up to 0.42; there what rounding takes from p R is
+//! Left out is s p r', at most 0.02 ULP. float64 has one step and a p of up to 0.42; there what rounding takes from p r is
 //! added, too. Where 2^n is small the product is rounded once more, into the subnormal range.
+//!
+//! Where s was kept ([`super::kept`]) it takes the place of T, and the power of two is one for all: the same bits.
 
 use super::Temperature;
-use super::column::{Folds, LANES};
-use super::exp::{Anchor, Anchors, Exp, Mode, of_shifts};
+use super::column::{Folds, LANES, of_lane};
+use super::double::{power_of_two, power_of_two_at_most_one};
+use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_shifts};
 use super::fold::Fold;
+use super::kept::Kept;
 use super::log_row::Logits;
 use super::real::Real;
 use crate::simd::{Kernel, Simd, Vector};
@@ -32,8 +35,9 @@ pub(crate) enum Store {
 /// All that the quotients of a row have in common.
 #[derive(Clone, Copy)]
 pub(crate) struct Quotient<T: Real> {
-    anchor: Anchor<T>,
-    mode: Mode,
+    /// The base and the k of the row's shift. (Small: rows are completed many at a time.)
+    base: T,
+    k: T,
     /// The reciprocal of the sum, in two parts; NaN where all results are.
     pub(crate) reciprocal: (T, T),
 }
@@ -41,79 +45,148 @@ pub(crate) struct Quotient<T: Real> {
 impl<T: Real> Quotient<T> {
     /// From the complete fold of a row.
     #[inline(always)]
-    pub(crate) fn new(fold: &Fold<T>, temperature: &Temperature<T>) -> Self {
+    pub(crate) fn new(fold: &Fold<T>) -> Self {
         let defined = !fold.nan && fold.max > T::NEG_INFINITY && fold.max < T::INFINITY;
-        // Powers of two of quotients are an octave lower than those of the sum: 0 for what is nothing to the sum.
-        let half = T::add_scaled(fold.partial.sum, 0.5, T::Wide::default(), 0.0);
-        let reciprocal = if defined { T::reciprocal(half) } else { (T::NAN, T::NAN) };
-        let shift = fold.shift();
-        Self { anchor: Anchor::new(temperature, shift).lowered(), mode: shift.mode(temperature), reciprocal }
+        let reciprocal = if defined { T::reciprocal(fold.partial.sum) } else { (T::NAN, T::NAN) };
+        Self { base: fold.base, k: T::from_f64(fold.partial.k), reciprocal }
+    }
+
+    #[inline(always)]
+    fn shift(&self) -> Shift<T> {
+        Shift { base: self.base, k: self.k.to_f64() }
     }
 }
 
 /// A function of each element of a row.
 pub(crate) trait Map<V: Vector>: Copy {
-    /// The results of a vector of logits. Where `KEPT`, `p` is what [`super::fold`] left of them.
-    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V;
+    /// The results of a vector of logits.
+    fn apply<const MODE: u8>(&self, x: V) -> V;
+    /// The same where p of each was kept (as it is only where [`Results::KEEPS`]).
+    fn with_p<const MODE: u8>(&self, x: V, p: V) -> V;
 }
 
-/// [`Quotient`] in every lane.
+/// `factor` (1 + p) (r + r'), for a factor of s; it is a power of two where there is but one step.
+#[inline(always)]
+fn quotient<V: Vector>(factor: V, (r, rest): (V, V), p: V) -> V {
+    if V::Scalar::STEPS < 2.0 {
+        // Here p is as large as 0.42, and what rounding takes from p r counts.
+        let high = p.mul_add(r, r);
+        return high.add(p.mul_add(r, r.sub(high)).add(rest)).mul(factor);
+    }
+    factor.mul_add(r, factor.mul(p.mul_add(r, rest)))
+}
+
+/// A number in every lane. (Not a closure, which is not sure to be inlined.)
+#[inline(always)]
+fn splat<V: Vector>(token: V::Token, value: f64) -> V {
+    V::splat(token, V::Scalar::from_f64(value))
+}
+
+/// Terms that were kept, over their sum.
+#[derive(Clone, Copy)]
+pub(crate) struct KeptShare<V: Vector> {
+    /// r and r' times a power of two, so that nothing leaves the normal range before the end; and what makes up for it.
+    reciprocal: (V, V),
+    end: V,
+    /// Of s so much is taken off that results of logits far below the maximum are made of 0, and not of numbers that leave
+    /// the normal range, which takes some processors a hundred times as long.
+    floor: V,
+    /// What brings s to the row's shift, and the floor, scaled and negative.
+    scale: V,
+    minus_floor: V,
+}
+
+impl<V: Vector> KeptShare<V> {
+    /// s (1 + p) (r + r').
+    #[inline(always)]
+    pub(crate) fn of(&self, p: V, s: V) -> V {
+        quotient(s.max(self.floor).mul_add(self.scale, self.minus_floor), self.reciprocal, p).mul(self.end)
+    }
+}
+
+/// The largest floor by which no result changes.
+fn highest_floor<T: Real>() -> f64 {
+    // The sum is at least 2^(OFFSET - 1/2), so that s of less than 2^(LOWEST_EXPONENT + OFFSET - 2) give 0 ...
+    let least = T::LOWEST_EXPONENT + T::OFFSET - 2;
+    // ... and the others lose less than half of their last place.
+    power_of_two(least - T::DIGITS - 2)
+}
+
+/// The terms of a row that were kept.
+#[derive(Clone, Copy)]
+pub(crate) struct KeptTerms<V: Vector> {
+    token: V::Token,
+    /// The k of the row's shift.
+    k: f64,
+    /// For terms that have that shift.
+    share: KeptShare<V>,
+}
+
+impl<V: Vector> KeptTerms<V> {
+    /// What is left to do of the terms that were kept, and of how many. These are at least a vector: the last of a chunk and
+    /// the first of the next, if need be.
+    #[inline(always)]
+    pub(crate) fn of(&self, kept: &Kept<'_, V::Scalar>) -> (usize, KeptShare<V>) {
+        let count = kept.alike();
+        let (count, scale) = if count == usize::MAX {
+            return (count, self.share);
+        } else if count >= V::LANES {
+            (count, self.scale(kept, 0))
+        } else {
+            let (these, next) = (self.scale(kept, 0), self.scale(kept, count));
+            (V::LANES, V::select(V::first_lanes(self.token, count), these, next))
+        };
+        (count, KeptShare { scale, minus_floor: self.share.minus_floor.mul(scale), ..self.share })
+    }
+
+    /// What brings the s of an element to the row's shift.
+    #[inline(always)]
+    fn scale(&self, kept: &Kept<'_, V::Scalar>, element: usize) -> V {
+        splat(self.token, power_of_two_at_most_one(kept.shift(element, self.k) - self.k))
+    }
+}
+
+/// The results of a vector of logits, of each of which p was kept if `KEPT`.
+#[inline(always)]
+pub(crate) fn apply<V: Vector, M: Map<V>, const MODE: u8, const KEPT: bool>(map: &M, x: V, p: V) -> V {
+    if KEPT { map.with_p::<MODE>(x, p) } else { map.apply::<MODE>(x) }
+}
+
+/// [`Quotient`] in every lane, or one in each.
 #[derive(Clone, Copy)]
 pub(crate) struct Probability<V: Vector> {
-    exp: Exp<V>,
-    /// R and R' of each step.
-    scaled: (V, V),
-}
-
-/// A [`Quotient`] in each lane.
-#[derive(Clone, Copy)]
-pub(crate) struct Probabilities<V: Vector> {
+    /// With all s an octave lower than those of the sum.
     exp: Exp<V>,
     step: V,
-    zero: V,
-    /// r and r' of each lane.
+    /// Twice r and r'.
     reciprocal: (V, V),
 }
 
-/// R and R': T (r + r') as the sum of two.
-#[inline(always)]
-fn scaled<V: Vector>(step: V, (r, rest): (V, V), zero: V) -> (V, V) {
-    let product = step.mul(r);
-    (product, step.mul_add(rest, step.mul_add(r, zero.sub(product))))
-}
-
-/// (R + R') (1 + p).
-#[inline(always)]
-fn quotient<V: Vector>((r, rest): (V, V), p: V) -> V {
-    if V::Scalar::STEPS < 2.0 {
-        // Here p is as large as 0.42, and what rounding takes from p R counts.
-        let high = p.mul_add(r, r);
-        return high.add(p.mul_add(r, r.sub(high)).add(rest));
+impl<V: Vector> Probability<V> {
+    #[inline(always)]
+    fn new(token: V::Token, exp: Exp<V>, (r, rest): (V, V)) -> Self {
+        Self { exp: exp.lowered(), step: V::load(token, &V::Scalar::STEP), reciprocal: (r.add(r), rest.add(rest)) }
     }
-    r.add(p.mul_add(r, rest))
-}
 
-/// `(p, z)` of a logit, where `KEPT` with the p that the fold left.
-#[inline(always)]
-fn placed<V: Vector, const MODE: u8, const KEPT: bool>(exp: &Exp<V>, x: V, p: V) -> (V, V) {
-    if KEPT { (p, exp.place::<MODE>(x)) } else { exp.placed::<MODE>(x) }
+    #[inline(always)]
+    fn of(&self, p: V, z: V) -> V {
+        if V::Scalar::STEPS < 2.0 {
+            return quotient(z.octave(), self.reciprocal, p);
+        }
+        quotient(z.step(self.step), self.reciprocal, p).mul(z.octave())
+    }
 }
 
 impl<V: Vector> Map<V> for Probability<V> {
     #[inline(always)]
-    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V {
-        let (p, z) = placed::<V, MODE, KEPT>(&self.exp, x, p);
-        let (r, rest) = (z.step(self.scaled.0), z.step(self.scaled.1));
-        quotient((r, rest), p).mul(z.octave())
+    fn apply<const MODE: u8>(&self, x: V) -> V {
+        let (p, z) = self.exp.placed::<MODE>(x);
+        self.of(p, z)
     }
-}
 
-impl<V: Vector> Map<V> for Probabilities<V> {
     #[inline(always)]
-    fn apply<const MODE: u8, const KEPT: bool>(&self, x: V, p: V) -> V {
-        let (p, z) = placed::<V, MODE, KEPT>(&self.exp, x, p);
-        let (r, rest) = scaled(z.step(self.step), self.reciprocal, self.zero);
-        quotient((r, rest), p).mul(z.octave())
+    fn with_p<const MODE: u8>(&self, x: V, p: V) -> V {
+        self.of(p, self.exp.place::<MODE>(x))
     }
 }
 
@@ -123,15 +196,13 @@ pub(crate) struct Inputs<'a, T> {
     /// The logits.
     pub(crate) x: &'a [T],
     /// What the fold kept of them, or nothing.
-    pub(crate) kept: &'a [T],
+    pub(crate) kept: Kept<'a, T>,
 }
 
 /// What the results of a row have in common, once it is folded.
 pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function of each logit of a row.
     type Map<S: Simd>: Map<T::Vector<S>>;
-    /// The function of logits of many rows, a lane each.
-    type Lanes<S: Simd>: Map<T::Vector<S>>;
 
     /// Of a row whose results are all NaN.
     const NAN: Self;
@@ -141,11 +212,16 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// Whether all results are NaN.
     fn is_undefined(&self) -> bool;
     /// How much of the reduction the row's logits need.
-    fn mode(&self) -> Mode;
+    fn mode(&self, temperature: &Temperature<T>) -> Mode;
     /// The function for the logits of this row.
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S>;
     /// The function for the logits of many rows, a lane each.
-    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S>;
+    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S>;
+
+    /// Whether p is kept for these results, and terms are ([`Results::kept`]).
+    const KEEPS: bool;
+    /// The function for terms of this row that were kept.
+    fn kept<S: Simd>(&self, token: S) -> KeptTerms<T::Vector<S>>;
 
     /// What each of some rows of `len` logits that are alike has in common, by vectors from their folds; undefined where a
     /// row needs more. False where there is no such code.
@@ -160,18 +236,17 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// Whether there is [`Results::alike`].
     const BY_LANES: bool;
     /// The same for rows that are alike, by vectors from their folds.
-    fn alike<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>) -> Self::Lanes<S>;
+    fn alike<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>) -> Self::Map<S>;
 }
 
 impl<T: Real> Results<T> for Quotient<T> {
     type Map<S: Simd> = Probability<T::Vector<S>>;
-    type Lanes<S: Simd> = Probabilities<T::Vector<S>>;
 
-    const NAN: Self = Self { anchor: Anchor::NONE, mode: Mode::Clamped, reciprocal: (T::NAN, T::NAN) };
+    const NAN: Self = Self { base: T::ZERO, k: T::ZERO, reciprocal: (T::NAN, T::NAN) };
 
     #[inline(always)]
-    fn of<S: Simd>(_: S, fold: &Fold<T>, temperature: &Temperature<T>, _: &Logits<'_, T>) -> Self {
-        Self::new(fold, temperature)
+    fn of<S: Simd>(_: S, fold: &Fold<T>, _: &Temperature<T>, _: &Logits<'_, T>) -> Self {
+        Self::new(fold)
     }
 
     #[inline(always)]
@@ -180,54 +255,56 @@ impl<T: Real> Results<T> for Quotient<T> {
     }
 
     #[inline(always)]
-    fn mode(&self) -> Mode {
-        self.mode
+    fn mode(&self, temperature: &Temperature<T>) -> Mode {
+        self.shift().mode(temperature)
     }
 
     #[inline(always)]
     fn map<S: Simd>(&self, token: S, temperature: &Temperature<T>) -> Self::Map<S> {
         let splat = |value| T::Vector::<S>::splat(token, value);
         let reciprocal = (splat(self.reciprocal.0), splat(self.reciprocal.1));
-        Probability {
-            exp: Exp::at(token, temperature, &self.anchor),
-            scaled: scaled(T::Vector::<S>::load(token, &T::STEP), reciprocal, splat(T::ZERO)),
-        }
+        Probability::new(token, Exp::new(token, temperature, self.shift()), reciprocal)
     }
 
     #[inline(always)]
-    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Lanes<S> {
+    fn lanes<S: Simd>(token: S, temperatures: &[Temperature<T>], lanes: &[Self; LANES]) -> Self::Map<S> {
         let (mut anchors, mut r, mut rest) = (Anchors::none(), [T::ZERO; LANES], [T::ZERO; LANES]);
-        for (lane, quotient) in lanes.iter().enumerate() {
-            anchors.set(lane, quotient.anchor);
+        for (lane, quotient) in lanes.iter().enumerate().take(T::LANES) {
+            anchors.set(lane, Anchor::new(of_lane(temperatures, lane), quotient.shift()));
             (r[lane], rest[lane]) = quotient.reciprocal;
         }
         let load = |lanes: &[T; LANES]| T::Vector::<S>::load(token, lanes);
-        Probabilities {
-            exp: Exp::of_lanes(token, temperatures, &anchors),
-            step: load(&T::STEP),
-            zero: T::Vector::<S>::splat(token, T::ZERO),
-            reciprocal: (load(&r), load(&rest)),
-        }
+        Probability::new(token, Exp::of_lanes(token, temperatures, &anchors), (load(&r), load(&rest)))
+    }
+
+    const KEEPS: bool = true;
+
+    #[inline(always)]
+    fn kept<S: Simd>(&self, token: S) -> KeptTerms<T::Vector<S>> {
+        let (scaled, floor) = (power_of_two(T::OFFSET), highest_floor::<T>());
+        let (r, rest) = (self.reciprocal.0.to_f64() * scaled, self.reciprocal.1.to_f64() * scaled);
+        let share = KeptShare {
+            reciprocal: (splat(token, r), splat(token, rest)),
+            end: splat(token, 1.0 / scaled),
+            floor: splat(token, floor),
+            scale: splat(token, 1.0),
+            minus_floor: splat(token, -floor),
+        };
+        KeptTerms { token, k: self.k.to_f64(), share }
     }
 
     #[inline(always)]
-    fn each<S: Simd>(
-        token: S,
-        temperature: &Temperature<T>,
-        folds: &Folds<T>,
-        _: usize,
-        to: &mut [Self; LANES],
-    ) -> bool {
+    fn each<S: Simd>(token: S, _: &Temperature<T>, folds: &Folds<T>, _: usize, to: &mut [Self; LANES]) -> bool {
         if S::COMPACT || size_of::<T>() != size_of::<f32>() {
             return false;
         }
-        let lanes = Self::alike(token, temperature, folds);
-        let (anchors, mode) = (Anchors::of(&lanes.exp), Mode::of(temperature));
-        let (mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-        lanes.reciprocal.0.store(&mut r);
-        lanes.reciprocal.1.store(&mut rest);
+        let reciprocals = T::reciprocals(token, folds.sums(token));
+        let (mut k, mut r, mut rest) = ([T::ZERO; LANES], [T::ZERO; LANES], [T::ZERO; LANES]);
+        T::narrowed(token, folds.shifts(token)).store(&mut k);
+        reciprocals.0.store(&mut r);
+        reciprocals.1.store(&mut rest);
         for (lane, to) in to.iter_mut().enumerate().take(T::LANES) {
-            *to = Self { anchor: anchors.get(lane), mode, reciprocal: (r[lane], rest[lane]) };
+            *to = Self { base: T::ZERO, k: k[lane], reciprocal: (r[lane], rest[lane]) };
         }
         true
     }
@@ -235,15 +312,9 @@ impl<T: Real> Results<T> for Quotient<T> {
     const BY_LANES: bool = true;
 
     #[inline(always)]
-    fn alike<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>) -> Self::Lanes<S> {
-        let half = S::F64::splat(token, 0.5);
-        let sums = folds.sums(token);
-        Probabilities {
-            exp: of_shifts(token, temperature, folds.shifts(token)).lowered(),
-            step: T::Vector::<S>::load(token, &T::STEP),
-            zero: T::Vector::<S>::splat(token, T::ZERO),
-            reciprocal: T::reciprocals(token, [sums[0].mul(half), sums[1].mul(half)]),
-        }
+    fn alike<S: Simd>(token: S, temperature: &Temperature<T>, folds: &Folds<T>) -> Self::Map<S> {
+        let exp = of_shifts(token, temperature, folds.shifts(token));
+        Probability::new(token, exp, T::reciprocals(token, folds.sums(token)))
     }
 }
 
@@ -266,9 +337,9 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
             return;
         }
         let map = results.map(token, temperature);
-        match results.mode().at::<S>() {
-            Mode::Clamped => write::<S, T, _, { Mode::Clamped as u8 }>(token, inputs, out, map),
-            Mode::General => write::<S, T, _, { Mode::General as u8 }>(token, inputs, out, map),
+        match results.mode(temperature).at::<S>() {
+            Mode::Clamped => write::<S, T, R, { Mode::Clamped as u8 }>(token, inputs, out, map),
+            Mode::General => write::<S, T, R, { Mode::General as u8 }>(token, inputs, out, map),
         }
     }
 }
@@ -276,7 +347,7 @@ impl<T: Real, R: Results<T>> Kernel for Write<'_, T, R> {
 /// The results of one row, to be written in the place of its logits.
 pub(crate) struct WriteInPlace<'a, T: Real, R> {
     pub(crate) data: &'a mut [T],
-    pub(crate) kept: &'a [T],
+    pub(crate) kept: Kept<'a, T>,
     pub(crate) temperature: &'a Temperature<T>,
     pub(crate) results: &'a R,
 }
@@ -292,9 +363,9 @@ impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
             return;
         }
         let map = results.map(token, temperature);
-        match results.mode().at::<S>() {
-            Mode::Clamped => write_in_place::<S, T, _, { Mode::Clamped as u8 }>(token, data, kept, map),
-            Mode::General => write_in_place::<S, T, _, { Mode::General as u8 }>(token, data, kept, map),
+        match results.mode(temperature).at::<S>() {
+            Mode::Clamped => write_in_place::<S, T, R, { Mode::Clamped as u8 }>(token, data, kept, map),
+            Mode::General => write_in_place::<S, T, R, { Mode::General as u8 }>(token, data, kept, map),
         }
     }
 }
@@ -325,56 +396,64 @@ pub(crate) fn copy_some<S: Simd, T: Real>(token: S, from: &[T], to: &mut [T]) {
     }
 }
 
+/// Whether p of a row need not be computed.
+#[inline(always)]
+pub(crate) fn has_p<S: Simd, T: Real, R: Results<T>>(kept: &Kept<'_, T>) -> bool {
+    R::KEEPS && !S::COMPACT && !kept.is_nothing()
+}
+
 /// Applies `map` to every element of a row.
 #[inline(always)]
-fn write<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
+fn write<S: Simd, T: Real, R: Results<T>, const MODE: u8>(
     token: S,
     inputs: Inputs<'_, T>,
     out: &mut [T],
-    map: M,
+    map: R::Map<S>,
 ) {
-    if S::COMPACT || inputs.kept.is_empty() {
-        write_some::<S, T, M, MODE, false>(token, Inputs { kept: inputs.x, ..inputs }, out, map);
+    let Inputs { x, kept } = inputs;
+    if has_p::<S, T, R>(&kept) {
+        write_some::<S, T, _, MODE, true>(token, x, kept.p(out.len()), out, map);
     } else {
-        write_some::<S, T, M, MODE, true>(token, inputs, out, map);
+        write_some::<S, T, _, MODE, false>(token, x, x, out, map);
     }
 }
 
-/// The same, where it is known whether p was kept; `inputs.kept` has to have the elements all the same.
+/// The same, where it is known whether p was kept; there have to be as many `kept` all the same.
 #[inline(always)]
 fn write_some<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, const KEPT: bool>(
     token: S,
-    inputs: Inputs<'_, T>,
+    x: &[T],
+    kept: &[T],
     out: &mut [T],
     map: M,
 ) {
     let lanes = T::LANES;
     let whole = out.len() / lanes * lanes;
-    let (x, x_tail) = inputs.x[..out.len()].split_at(whole);
-    let (kept, kept_tail) = inputs.kept[..out.len()].split_at(whole);
+    let (x, x_tail) = x[..out.len()].split_at(whole);
+    let (kept, kept_tail) = kept[..out.len()].split_at(whole);
     let (out, out_tail) = out.split_at_mut(whole);
     for ((x, kept), out) in x.chunks_exact(lanes).zip(kept.chunks_exact(lanes)).zip(out.chunks_exact_mut(lanes)) {
-        let p = T::Vector::<S>::load(token, kept);
-        map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).store(out);
+        let (x, p) = (T::Vector::<S>::load(token, x), T::Vector::<S>::load(token, kept));
+        apply::<_, _, MODE, KEPT>(&map, x, p).store(out);
     }
     if !x_tail.is_empty() {
         let p = T::Vector::<S>::load_partial(token, kept_tail, T::ZERO);
         let x = T::Vector::<S>::load_partial(token, x_tail, T::ZERO);
-        map.apply::<MODE, KEPT>(x, p).store_partial(out_tail);
+        apply::<_, _, MODE, KEPT>(&map, x, p).store_partial(out_tail);
     }
 }
 
 #[inline(always)]
-fn write_in_place<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8>(
+fn write_in_place<S: Simd, T: Real, R: Results<T>, const MODE: u8>(
     token: S,
     data: &mut [T],
-    kept: &[T],
-    map: M,
+    kept: Kept<'_, T>,
+    map: R::Map<S>,
 ) {
-    if S::COMPACT || kept.is_empty() {
-        write_in_place_as::<S, T, M, MODE, false>(token, data, kept, map);
+    if has_p::<S, T, R>(&kept) {
+        write_in_place_as::<S, T, _, MODE, true>(token, data, kept.p(data.len()), map);
     } else {
-        write_in_place_as::<S, T, M, MODE, true>(token, data, kept, map);
+        write_in_place_as::<S, T, _, MODE, false>(token, data, &[], map);
     }
 }
 
@@ -391,11 +470,11 @@ fn write_in_place_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, con
     for (index, vector) in data.chunks_exact_mut(lanes).enumerate() {
         let x = T::Vector::<S>::load(token, vector);
         let p = if KEPT { T::Vector::<S>::load(token, &kept[index * lanes..]) } else { x };
-        map.apply::<MODE, KEPT>(x, p).store(vector);
+        apply::<_, _, MODE, KEPT>(&map, x, p).store(vector);
     }
     if !tail.is_empty() {
         let x = T::Vector::<S>::load_partial(token, tail, T::ZERO);
         let p = if KEPT { T::Vector::<S>::load_partial(token, &kept[whole..whole + tail.len()], T::ZERO) } else { x };
-        map.apply::<MODE, KEPT>(x, p).store_partial(tail);
+        apply::<_, _, MODE, KEPT>(&map, x, p).store_partial(tail);
     }
 }

@@ -1,8 +1,7 @@
-//! Results on their way past the cache, in whole lines.
+//! Results on their way out, in whole lines: past the cache, or what was kept through it.
 //!
-//! Rows that follow each other in memory are one stream of lines. A line that two rows share is computed for both,
-//! blended, and written once: in two parts it would be read from memory first, and all later stores would wait for
-//! that.
+//! Rows that follow each other in memory are one stream of lines. A line that two rows share waits for the second of them
+//! and is written once: in two parts it would be read from memory first, and all later stores would wait for that.
 
 pub(crate) mod overlap;
 
@@ -10,10 +9,13 @@ use std::ops::Range;
 
 use super::Temperature;
 use super::ahead::Ahead;
+use super::column::LANES;
 use super::exp::Mode;
+use super::fold::room;
+use super::kept::Kept;
 use super::real::Real;
-use super::row::{self, Inputs, Map, Results};
-use crate::simd::{Kernel, Simd, Vector};
+use super::row::{self, Inputs, KeptTerms, Results, Store};
+use crate::simd::{Kernel, Line, Simd, Vector};
 
 /// Rows that follow each other in memory, as they are read and as they are written.
 pub(crate) struct Stream<'a, T> {
@@ -21,18 +23,60 @@ pub(crate) struct Stream<'a, T> {
     out: &'a mut [T],
     /// The elements that are written: up to where the next row begins, or to its line's beginning.
     written: usize,
+    /// The results between these two.
+    line: Line<[T; LANES]>,
+    store: Store,
 }
 
 impl<'a, T: Real> Stream<'a, T> {
     /// Nothing written yet.
-    pub(crate) fn new(x: &'a [T], out: &'a mut [T]) -> Self {
+    pub(crate) fn new(x: &'a [T], out: &'a mut [T], store: Store) -> Self {
         assert!(x.len() == out.len());
-        Self { x, out, written: 0 }
+        Self { x, out, written: 0, line: Line::new([T::ZERO; LANES]), store }
     }
 
     /// A row's logits, and the place of its results.
     pub(crate) fn row(&mut self, elements: Range<usize>) -> (&[T], &mut [T]) {
         (&self.x[elements.clone()], &mut self.out[elements])
+    }
+
+    /// Writes the line that waits together with the first results of the row that begins with element `start`: `ours` has
+    /// them at the places that they have in the line.
+    #[inline(always)]
+    fn complete<S: Simd, const PAST: bool>(&mut self, token: S, start: usize, ours: T::Vector<S>) {
+        let theirs = T::Vector::<S>::load(token, self.line.numbers());
+        let line = T::Vector::<S>::select(T::Vector::<S>::first_lanes(token, start - self.written), theirs, ours);
+        let (head, lines, _) = T::Vector::<S>::lines(self.out);
+        put::<_, PAST>(line, &mut lines[(self.written - head.len()) / T::LANES]);
+        self.written += T::LANES;
+    }
+
+    /// Writes the results that wait, without those that would complete their line.
+    fn flush(&mut self, start: usize) {
+        let count = start - self.written;
+        self.out[self.written..start].copy_from_slice(&self.line.numbers()[..count]);
+        self.written = start;
+    }
+
+    /// The elements from one on that are no whole line, of a row that begins with it, where no line waits.
+    fn before_line<S: Simd>(&mut self, start: usize) -> usize {
+        let head = T::Vector::<S>::lines(self.out).0.len();
+        (head + T::LANES - start % T::LANES) % T::LANES
+    }
+
+    /// Whether the line of an element is left to the next row.
+    fn waits(&self, at: usize) -> bool {
+        at + T::LANES <= self.x.len()
+    }
+}
+
+/// Writes a line: past the cache, or through it.
+#[inline(always)]
+fn put<V: Vector, const PAST: bool>(results: V, line: &mut Line<V::Array>) {
+    if PAST {
+        results.stream(line);
+    } else {
+        results.store(line.numbers().as_mut());
     }
 }
 
@@ -43,141 +87,149 @@ pub(crate) struct Row<'a, T, R> {
     pub(crate) results: &'a R,
 }
 
-impl<T: Real, R: Results<T>> Row<'_, T, R> {
-    #[inline(always)]
-    fn map<S: Simd>(&self, token: S) -> R::Map<S> {
-        self.results.map(token, self.temperature)
-    }
-
-    /// Writes elements that are no whole line.
-    #[inline(always)]
-    fn write_some<S: Simd>(&self, token: S, inputs: Inputs<'_, T>, out: &mut [T]) {
-        let (temperature, results) = (self.temperature, self.results);
-        token.call(row::Write { inputs, out, temperature, results });
-    }
-}
-
-/// Writes one row that is a stream of its own. For `kept` see [`WriteNext`].
+/// Writes one row that is a stream of its own, past the cache. For `kept` see [`WriteNext`].
 #[inline(always)]
 pub(crate) fn write<S: Simd, T: Real, R: Results<T>>(
     token: S,
     x: &[T],
     out: &mut [T],
-    kept: &[T],
+    kept: Kept<'_, T>,
     row: Row<'_, T, R>,
     ahead: Ahead,
 ) {
-    let elements = 0..x.len();
-    let stream = &mut Stream::new(x, out);
-    token.call(WriteNext { stream, elements, kept, row, before: None, ahead });
+    let (len, Row { temperature, results }) = (x.len(), row);
+    let stream = &mut Stream::new(x, out, Store::Streaming);
+    let results = std::slice::from_ref(results);
+    token.call(WriteRows { stream, start: 0, len, kept, temperature, results, ahead });
 }
 
-/// The stream's next row, of at least `LANES` elements unless it is the only one.
+/// The stream's next rows, one for each of the `results`, of at least `LANES` elements unless there is but one.
+pub(crate) struct WriteRows<'r, 'a, T, R> {
+    pub(crate) stream: &'r mut Stream<'a, T>,
+    /// The place of the first row in the stream.
+    pub(crate) start: usize,
+    /// The elements of each.
+    pub(crate) len: usize,
+    /// What the fold kept of them, each row's in a [`room`] of its own, or nothing.
+    pub(crate) kept: Kept<'r, T>,
+    pub(crate) temperature: &'r Temperature<T>,
+    pub(crate) results: &'r [R],
+    /// What is asked for meanwhile, from the first element on.
+    pub(crate) ahead: Ahead,
+}
+
+impl<T: Real, R: Results<T>> Kernel for WriteRows<'_, '_, T, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { stream, start, len, kept, temperature, results, ahead } = self;
+        for (index, results) in results.iter().enumerate() {
+            let elements = start + index * len..start + (index + 1) * len;
+            let kept = kept.from(index * room::<T>(len));
+            let (row, ahead) = (Row { temperature, results }, ahead.from(index * len));
+            WriteNext { stream: &mut *stream, elements, kept, row, ahead }.write(token);
+        }
+    }
+}
+
+/// The stream's next row.
 pub(crate) struct WriteNext<'r, 'a, T, R> {
     pub(crate) stream: &'r mut Stream<'a, T>,
     /// The row's place in the stream.
     pub(crate) elements: Range<usize>,
     /// What the fold kept of the row, or nothing.
-    pub(crate) kept: &'r [T],
+    pub(crate) kept: Kept<'r, T>,
     pub(crate) row: Row<'r, T, R>,
-    /// The row before, where there is one.
-    pub(crate) before: Option<Row<'r, T, R>>,
     /// What is asked for meanwhile, from the row's first element on.
     pub(crate) ahead: Ahead,
 }
 
-impl<T: Real, R: Results<T>> Kernel for WriteNext<'_, '_, T, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) {
-        if S::COMPACT {
-            // This level has no stores past the cache.
-            let (x, out) = self.stream.row(self.elements);
-            self.row.write_some(token, Inputs { x, kept: &[] }, out);
-        } else if self.kept.is_empty() {
-            self.write::<S, false>(token);
-        } else {
-            self.write::<S, true>(token);
-        }
-    }
-}
-
 impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
     #[inline(always)]
-    fn write<S: Simd, const KEPT: bool>(mut self, token: S) {
-        let mode = self.mode();
-        if self.row.results.is_undefined() || mode.at::<S>() == Mode::General {
-            self.write_in_mode::<S, KEPT, { Mode::General as u8 }>(token);
+    fn write<S: Simd>(mut self, token: S) {
+        let Row { temperature, results } = self.row;
+        if results.is_undefined() {
+            self.stream.flush(self.elements.start);
+            self.stream.written = self.elements.end;
+            self.stream.out[self.elements].fill(T::NAN);
+        } else if S::COMPACT || self.stream.store == Store::Cached {
+            // (The compact level has no stores past the cache.)
+            self.stream.flush(self.elements.start);
+            self.write_some(token, self.elements.clone());
+        } else if results.mode(temperature).at::<S>() == Mode::General {
+            self.write_past::<S, { Mode::General as u8 }>(token);
         } else {
-            self.write_in_mode::<S, KEPT, { Mode::Clamped as u8 }>(token);
+            self.write_past::<S, { Mode::Clamped as u8 }>(token);
         }
     }
 
-    /// What the row needs, and the row before if its end is still to be written. (Only then does it matter.)
+    /// Writes elements of the row that are no whole line.
     #[inline(always)]
-    fn mode(&mut self) -> Mode {
-        let begun = self.stream.written < self.elements.start;
-        self.before = self.before.filter(|_| begun);
-        self.before.map_or(Mode::Clamped, |row| row.results.mode()).max(self.row.results.mode())
+    fn write_some<S: Simd>(&mut self, token: S, some: Range<usize>) {
+        let kept = self.kept.from(some.start - self.elements.start);
+        let (x, out) = self.stream.row(some.clone());
+        let Row { temperature, results } = self.row;
+        token.call(row::Write { inputs: Inputs { x, kept }, out, temperature, results });
+        self.stream.written = some.end;
     }
 
+    /// Writes up to where the row's first whole line begins, where no line waits for it.
     #[inline(always)]
-    fn write_in_mode<S: Simd, const KEPT: bool, const MODE: u8>(mut self, token: S) {
-        if self.row.results.is_undefined() {
-            let Stream { x, out, written } = self.stream;
-            if let Some(before) = self.before {
-                let some = *written..self.elements.start;
-                before.write_some(token, Inputs { x: &x[some.clone()], kept: &[] }, &mut out[some]);
-            }
-            *written = self.elements.end;
-            out[self.elements].fill(T::NAN);
-            return;
+    fn write_head<S: Simd>(&mut self, token: S) {
+        let start = self.elements.start;
+        let before = self.stream.before_line::<S>(start);
+        if before > 0 {
+            self.write_some(token, start..self.elements.end.min(start + before));
         }
-        let map = self.row.map(token);
-        self.begin::<S, KEPT, MODE>(token, &map);
-        self.finish::<S, KEPT, MODE>(token, &map);
+    }
+
+    /// Where the row's whole lines begin that are left, and how many elements they have.
+    #[inline(always)]
+    fn left(&self) -> (usize, usize) {
+        let at = self.stream.written;
+        (at, (self.elements.end - at) / T::LANES * T::LANES)
+    }
+
+    /// The row past the cache.
+    #[inline(always)]
+    fn write_past<S: Simd, const MODE: u8>(mut self, token: S) {
+        let map = self.row.results.map(token, self.row.temperature);
+        if row::has_p::<S, T, R>(&self.kept) {
+            self.begin::<S, MODE, true>(token, &map);
+            self.finish::<S, MODE, true>(token, &map);
+        } else {
+            self.begin::<S, MODE, false>(token, &map);
+            self.finish::<S, MODE, false>(token, &map);
+        }
     }
 
     /// Writes up to where the row's first whole line begins, with what is left of the row before.
     #[inline(always)]
-    fn begin<S: Simd, const KEPT: bool, const MODE: u8>(&mut self, token: S, map: &R::Map<S>) {
-        let (start, end, lanes) = (self.elements.start, self.elements.end, T::LANES);
-        let head = T::Vector::<S>::lines(self.stream.out).0.len();
-        let past = (start + lanes - head) % lanes;
-        if let Some(before) = self.before {
-            let at = self.stream.written;
-            // What was kept of the row before is gone; p is the same when it is computed again.
-            let vector = T::Vector::<S>::load(token, &self.stream.x[at..]);
-            let theirs = before.map(token).apply::<MODE, false>(vector, vector);
-            let ours = map.apply::<MODE, false>(vector, vector);
-            let line = T::Vector::<S>::select(T::Vector::<S>::first_lanes(token, start - at), theirs, ours);
-            line.stream(&mut T::Vector::<S>::lines(self.stream.out).1[(at - head) / lanes]);
-            self.stream.written += lanes;
-        } else if past != 0 {
-            let some = start..end.min(start + lanes - past);
-            let x = self.stream.x;
-            let kept = if KEPT { &self.kept[..some.len()] } else { &[] };
-            let inputs = Inputs { x: &x[some.clone()], kept };
-            self.row.write_some(token, inputs, &mut self.stream.out[some.clone()]);
-            self.stream.written = some.end;
+    fn begin<S: Simd, const MODE: u8, const KEPT: bool>(&mut self, token: S, map: &R::Map<S>) {
+        let (start, at) = (self.elements.start, self.stream.written);
+        if at == start {
+            self.write_head(token);
+            return;
         }
+        let x = T::Vector::<S>::load(token, &self.stream.x[at..]);
+        let p = if KEPT { T::Vector::<S>::load(token, self.kept.p_before(start - at)) } else { x };
+        self.stream.complete::<S, true>(token, start, row::apply::<_, _, MODE, KEPT>(map, x, p));
     }
 
     /// Writes the row's whole lines that are left, and its end if nothing follows that would complete the line.
     #[inline(always)]
-    fn finish<S: Simd, const KEPT: bool, const MODE: u8>(self, token: S, map: &R::Map<S>) {
-        let (start, end, lanes) = (self.elements.start, self.elements.end, T::LANES);
-        let Stream { x, out, written } = self.stream;
-        let kept_from = |at: usize| if KEPT { &self.kept[at - start..] } else { &x[at..] };
-        let at = *written;
-        let whole = (end - at) / lanes * lanes;
-        let head = T::Vector::<S>::lines(out).0.len();
-        let lines = &mut T::Vector::<S>::lines(out).1[(at.max(head) - head) / lanes..];
-        let first = lines.as_ptr().addr();
-        let (x_lines, kept_lines) = (&x[at..at + whole], &kept_from(at)[..whole]);
+    fn finish<S: Simd, const MODE: u8, const KEPT: bool>(&mut self, token: S, map: &R::Map<S>) {
+        let (at, whole) = self.left();
+        let (lanes, start) = (T::LANES, self.elements.start);
+        let kept = self.kept.from(at - start);
         let ahead = self.ahead.from(at - start);
-        let vectors = lines.iter_mut().zip(kept_lines.chunks_exact(lanes));
+        let Stream { x, out, .. } = &mut *self.stream;
+        let (head, lines, _) = T::Vector::<S>::lines(out);
+        let lines = &mut lines[(at.max(head.len()) - head.len()) / lanes..];
+        let first = lines.as_ptr().addr();
+        let x_lines = &x[at..at + whole];
+        let vectors = lines.iter_mut().zip((if KEPT { kept.p(whole) } else { x_lines }).chunks_exact(lanes));
         if MODE < Mode::General as u8 && overlap::trails(&x[at..], first) {
             // Each line's logits are loaded before the line ahead of it is stored.
             let last = x.len() - lanes;
@@ -186,22 +238,70 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
                 token.prefetch_near(x_lines, ahead.index(index * lanes));
                 let logits = ready;
                 ready = T::Vector::<S>::load(token, &x[(at + (index + 1) * lanes).min(last)..]);
-                map.apply::<MODE, KEPT>(logits, T::Vector::<S>::load(token, kept)).stream(line);
+                let p = T::Vector::<S>::load(token, kept);
+                row::apply::<_, _, MODE, KEPT>(map, logits, p).stream(line);
             }
         } else {
             for (index, ((line, kept), x)) in vectors.zip(x_lines.chunks_exact(lanes)).enumerate() {
                 token.prefetch_near(x_lines, ahead.index(index * lanes));
-                let p = T::Vector::<S>::load(token, kept);
-                map.apply::<MODE, KEPT>(T::Vector::<S>::load(token, x), p).stream(line);
+                let (x, p) = (T::Vector::<S>::load(token, x), T::Vector::<S>::load(token, kept));
+                row::apply::<_, _, MODE, KEPT>(map, x, p).stream(line);
             }
         }
         let at = at + whole;
-        *written = at;
-        // The next row completes the line, if it reaches as far.
-        if at < end && at + lanes > x.len() {
-            let kept = if KEPT { kept_from(at) } else { &[] };
-            self.row.write_some(token, Inputs { x: &x[at..end], kept }, &mut out[at..end]);
-            *written = end;
+        self.stream.written = at;
+        if at < self.elements.end && self.stream.waits(at) {
+            let x = T::Vector::<S>::load(token, &self.stream.x[at..]);
+            let p = if KEPT { T::Vector::<S>::load(token, kept.from(whole).p_before(0)) } else { x };
+            row::apply::<_, _, MODE, KEPT>(map, x, p).store(self.stream.line.numbers());
+        } else if at < self.elements.end {
+            self.write_some(token, at..self.elements.end);
+        }
+    }
+
+    /// [`WriteNext::begin`] from terms that were kept.
+    #[inline(always)]
+    fn begin_kept<S: Simd, const PAST: bool>(&mut self, token: S, map: &KeptTerms<T::Vector<S>>) {
+        let (start, at) = (self.elements.start, self.stream.written);
+        if at == start {
+            self.write_head(token);
+            return;
+        }
+        let (_, share) = map.of(&self.kept);
+        let (p, s) = self.kept.terms_before(start - at);
+        let ours = share.of(T::Vector::<S>::load(token, p), T::Vector::<S>::load(token, s));
+        self.stream.complete::<S, PAST>(token, start, ours);
+    }
+
+    /// [`WriteNext::finish`] from terms that were kept.
+    #[inline(always)]
+    fn finish_kept<S: Simd, const PAST: bool>(&mut self, token: S, map: &KeptTerms<T::Vector<S>>) {
+        let (at, whole) = self.left();
+        let lanes = T::LANES;
+        let mut kept = self.kept.from(at - self.elements.start);
+        let (head, lines, _) = T::Vector::<S>::lines(self.stream.out);
+        let lines = &mut lines[(at.max(head.len()) - head.len()) / lanes..][..whole / lanes];
+        let mut done = 0;
+        while done < whole {
+            let (count, share) = map.of(&kept);
+            let count = count.min(whole - done) / lanes * lanes;
+            let (p, s) = kept.terms(count);
+            let lines = &mut lines[done / lanes..][..count / lanes];
+            for ((p, s), line) in p.chunks_exact(lanes).zip(s.chunks_exact(lanes)).zip(lines) {
+                let results = share.of(T::Vector::<S>::load(token, p), T::Vector::<S>::load(token, s));
+                put::<_, PAST>(results, line);
+            }
+            kept = kept.from(count);
+            done += count;
+        }
+        let at = at + whole;
+        self.stream.written = at;
+        if at < self.elements.end && self.stream.waits(at) {
+            let (p, s) = kept.terms_before(0);
+            let (_, share) = map.of(&kept);
+            share.of(T::Vector::<S>::load(token, p), T::Vector::<S>::load(token, s)).store(self.stream.line.numbers());
+        } else if at < self.elements.end {
+            self.write_some(token, at..self.elements.end);
         }
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn is_whole<T: Real>() -> bool {
 /// The p of each lane's maximum, as sums need it ([`Sum`]).
 #[inline(always)]
 pub(crate) fn centers<V: Vector, const MODE: u8>(token: V::Token, exp: &Exp<V>, max: V) -> V {
-    if is_whole::<V::Scalar>() { V::splat(token, V::Scalar::ZERO) } else { exp.placed::<MODE>(max).0 }
+    if is_whole::<V::Scalar>() { V::splat(token, V::Scalar::ZERO) } else { exp.p::<MODE>(max) }
 }
 
 /// The same of one maximum, in every lane.

@@ -6,6 +6,7 @@ use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::kernel::Temperature;
 use crate::kernel::fold::{self, CHUNK, Chunk, Fold};
+use crate::kernel::kept::{Keep, Kept};
 use crate::kernel::log_row::LogSum;
 use crate::kernel::row::{Quotient, Results, WriteInPlace};
 use crate::kernel::select::Selection;
@@ -140,7 +141,8 @@ impl Digest for Top {
         let mut max = fold::largest::<S, C>(token, &x[..x.len().min(CHUNK)]);
         for start in (0..x.len()).step_by(CHUNK) {
             let (x, next) = x[start..x.len().min(start + 2 * CHUNK)].split_at(CHUNK.min(x.len() - start));
-            let (part, found) = token.call(Chunk { x, max, next, temperature, fixed, ahead: ahead.from(start) });
+            let (keep, ahead) = (Keep::nothing(), ahead.from(start));
+            let (part, found) = token.call(Chunk { x, max, next, keep, temperature, fixed, ahead });
             state.fold = state.fold.with(part);
             max = found;
             if !state.selection.is_beyond(part.max, part.nan) {
@@ -182,11 +184,11 @@ impl Digest for Top {
         }
         let undefined = if self.log {
             let results = &LogSum::new(token, &state.fold, temperature, &row.logits);
-            token.call(WriteInPlace { data: values, kept: &[], temperature, results });
+            token.call(WriteInPlace { data: values, kept: Kept::NOTHING, temperature, results });
             results.is_undefined()
         } else {
-            let results = &Quotient::new(&state.fold, temperature);
-            token.call(WriteInPlace { data: values, kept: &[], temperature, results });
+            let results = &Quotient::new(&state.fold);
+            token.call(WriteInPlace { data: values, kept: Kept::NOTHING, temperature, results });
             results.is_undefined()
         };
         if undefined {

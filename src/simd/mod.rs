@@ -110,6 +110,19 @@ pub(crate) fn prefetch(address: *const u8) {
 #[repr(C, align(64))]
 pub(crate) struct Line<A>(A);
 
+impl<A> Line<A> {
+    /// One that is no output yet.
+    pub(crate) fn new(numbers: A) -> Self {
+        Self(numbers)
+    }
+
+    /// The numbers that it has.
+    #[inline(always)]
+    pub(crate) fn numbers(&mut self) -> &mut A {
+        &mut self.0
+    }
+}
+
 /// The numbers in half precision that a line has.
 #[cfg(target_arch = "x86_64")]
 const HALVES: usize = LINE / size_of::<f16>();

@@ -11,6 +11,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::kept::{Keep, Kept};
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream;
 use crate::memory::{Compute, Cut, Part, Target, ViewMut, scratch};
@@ -140,11 +141,11 @@ impl<C: Compute> Kernel for FoldBlock<'_, C> {
         let elements = self.blocks.elements(self.block);
         if self.blocks.lent {
             let x = reader.source.row(self.row, elements);
-            return Ok(fold::fold::<S, C>(token, x, &mut [], self.temperature, self.fixed, Ahead::ONCE));
+            return Ok(fold::fold::<S, C>(token, x, Keep::nothing(), self.temperature, self.fixed, Ahead::ONCE));
         }
         let mut data = scratch(elements.len())?;
         reader.copy(token, self.row, elements, &mut data);
-        Ok(fold::fold::<S, C>(token, &data, &mut [], self.temperature, self.fixed, Ahead::NONE))
+        Ok(fold::fold::<S, C>(token, &data, Keep::nothing(), self.temperature, self.fixed, Ahead::NONE))
     }
 }
 
@@ -170,10 +171,10 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
             let out = self.part.row(row, elements);
             let (temperature, results) = (self.temperature, self.folded);
             if self.store == Store::Streaming {
-                stream::write(token, x, out, &[], stream::Row { temperature, results }, Ahead::ONCE);
+                stream::write(token, x, out, Kept::NOTHING, stream::Row { temperature, results }, Ahead::ONCE);
                 token.fence();
             } else {
-                let inputs = Inputs { x, kept: &[] };
+                let inputs = Inputs { x, kept: Kept::NOTHING };
                 token.call(row::Write { inputs, out, temperature, results });
             }
             return Ok(());
@@ -184,7 +185,7 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         } else {
             reader.copy(token, row, elements.clone(), &mut data);
             let (temperature, results) = (self.temperature, self.folded);
-            token.call(row::WriteInPlace { data: &mut data, kept: &[], temperature, results });
+            token.call(row::WriteInPlace { data: &mut data, kept: Kept::NOTHING, temperature, results });
             reader.exclude_of_undefined::<F>(row, elements.start, &mut data, results.is_undefined());
         }
         let (part, store) = (&mut self.part, self.store);

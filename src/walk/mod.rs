@@ -304,11 +304,18 @@ impl Call<'_> {
 
     /// How results are best stored.
     fn store(&self, out: DType) -> Store {
-        if !self.in_place && exceeds_last_cache(self.plan.rows * self.plan.len * out.size()) {
-            Store::Streaming
-        } else {
-            Store::Cached
-        }
+        if !self.in_place && exceeds_last_cache(self.results(out)) { Store::Streaming } else { Store::Cached }
+    }
+
+    /// Whether results that go through the cache are not sure to be there when the next call writes them again: with the
+    /// logits they take more than half of the last one.
+    fn is_far(&self, out: DType) -> bool {
+        exceeds_last_cache(3 * self.results(out))
+    }
+
+    /// The bytes of the results.
+    fn results(&self, out: DType) -> usize {
+        self.plan.rows * self.plan.len * out.size()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, CHUNK, Fold};
+use crate::kernel::kept::Keep;
 use crate::kernel::log_row::Logits;
 use crate::kernel::row::Results;
 use crate::memory::{Compute, Source};
@@ -77,7 +78,7 @@ impl<C: Compute> Reader<'_, C> {
         }
     }
 
-    /// The fold of a row by way of `scratch`, which has room for a block. For `kept` see [`fold::fold`].
+    /// The fold of a row by way of `scratch`, which has room for a block. For `keep` see [`fold::fold`].
     #[inline(always)]
     pub(super) fn fold<S: Simd>(
         self,
@@ -85,9 +86,9 @@ impl<C: Compute> Reader<'_, C> {
         row: usize,
         temperature: &Temperature<C>,
         scratch: &mut [C],
-        kept: &mut [C],
+        keep: Keep<'_, C>,
     ) -> Fold<C> {
-        token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, kept })
+        token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, keep })
     }
 
     /// What the results of a row have in common. (Not inlined, for all but short rows that are lent.)
@@ -219,7 +220,7 @@ struct FoldCopied<'r, 'a, C: Compute> {
     row: usize,
     temperature: &'r Temperature<C>,
     scratch: &'r mut [C],
-    kept: &'r mut [C],
+    keep: Keep<'r, C>,
 }
 
 impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
@@ -227,20 +228,20 @@ impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<C> {
-        let Self { reader, row, temperature, scratch, kept } = self;
+        let Self { reader, row, temperature, scratch, mut keep } = self;
         let mut fixed = None;
         loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
             for block in reader.blocks() {
                 // In the order of `fold_row`: chunks make blocks, and blocks make the row.
                 let mut part = Fold::empty(fold.base);
-                let step = reader.piece(!kept.is_empty());
+                let step = reader.piece(!keep.is_nothing());
                 for start in block.clone().step_by(step) {
                     let piece = start..block.end.min(start + step);
                     let data = &mut scratch[..piece.len()];
-                    let kept = if kept.is_empty() { &mut [] } else { &mut kept[piece.clone()] };
+                    let keep = keep.some(piece.clone());
                     reader.copy(token, row, piece, data);
-                    part = part.with(fold::fold::<S, C>(token, data, kept, temperature, fixed, Ahead::NONE));
+                    part = part.with(fold::fold::<S, C>(token, data, keep, temperature, fixed, Ahead::NONE));
                 }
                 fold = fold.with(part);
             }

@@ -10,6 +10,7 @@ use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::double::Double;
 use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::kept::Keep;
 use crate::kernel::log::ln_1p_double;
 use crate::kernel::log_row::LogSum;
 use crate::kernel::pieces::FoldRows;
@@ -424,9 +425,9 @@ impl<C: Compute> ByRow<'_, C> {
         let temperature = reader.temperatures.of(row);
         if self.lent {
             let x = reader.source.row(row, 0..reader.len);
-            fold::fold_row::<S, C>(token, x, &mut [], &temperature, Ahead::ONCE)
+            fold::fold_row::<S, C>(token, x, Keep::nothing(), &temperature, Ahead::ONCE)
         } else {
-            reader.fold::<S>(token, row, &temperature, &mut self.scratch, &mut [])
+            reader.fold::<S>(token, row, &temperature, &mut self.scratch, Keep::nothing())
         }
     }
 
@@ -466,8 +467,8 @@ impl<C: Compute> ByRow<'_, C> {
                 &self.scratch[..lanes * len]
             };
             let (folds, sums) = (&mut folds, &mut sums);
-            let (kept, ahead) = (&mut [][..], Ahead::ONCE);
-            token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums });
+            let (keep, ahead) = (Keep::nothing(), Ahead::ONCE);
+            token.call(FoldRows { x, len, keep, temperature, ahead, folds, sums });
             self.finish.rows(token, first, lanes, folds, &mut self.part, &mut self.weights)?;
             first += lanes;
         }
@@ -515,7 +516,7 @@ impl Kernel for LogSumAgain<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> LogSum<f64> {
         let temperature = Temperature::new(1.0);
-        let fold = self.reader.fold::<S>(token, self.row, &temperature, self.scratch, &mut []);
+        let fold = self.reader.fold::<S>(token, self.row, &temperature, self.scratch, Keep::nothing());
         self.reader.results(token, self.row, &fold, &temperature)
     }
 }

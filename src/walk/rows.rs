@@ -1,7 +1,7 @@
 //! Rows one after another.
 
 use std::marker::PhantomData;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 use super::reader::Reader;
 use super::{Call, Function, Interrupt, for_each_part};
@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
-use crate::kernel::fold::room;
 use crate::kernel::fold::{self, BLOCK, CHUNK, PIECES};
+use crate::kernel::kept::{self, Keep, Kept, P, TERMS};
 use crate::kernel::pieces::FoldRows;
 use crate::kernel::row::{self, Inputs, Results, Store};
-use crate::kernel::stream::overlap::{FoldAndWrite, apart};
+use crate::kernel::stream::overlap::{self, FoldAndWrite};
 use crate::kernel::stream::{self, Stream};
 use crate::memory::{Compute, Cut, Part, Scratch, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -45,9 +45,19 @@ const _: () = assert!(KEPT <= BLOCK);
 /// make longer bursts of writing.
 const CONVERTED: usize = CHUNK / 2;
 
-/// The rows that are folded while the one before is written: those of more than one chunk, as long as threads keep the
-/// working memory for two.
-const OVERLAPPED: RangeInclusive<usize> = CHUNK + 1..=128 * 1024;
+/// From so many elements on, rows whose results go through the cache are faster each by itself, while the one before is
+/// written, than together.
+const ALONE: usize = 350;
+
+/// Whether each row is folded while the one before is written. Past the cache: those of more than one chunk, as long as threads
+/// keep the working memory for two. Through it: those from [`ALONE`] on, as long as the second cache has the working memory
+/// and the last one has the results to hand: for results that are `far`, every store must wait.
+fn overlaps(len: usize, store: Store, far: bool) -> bool {
+    match store {
+        Store::Streaming => (CHUNK + 1..=128 * 1024).contains(&len),
+        Store::Cached => !far && (ALONE..=16 * 1024).contains(&len),
+    }
+}
 
 /// The longest row of which p is kept.
 #[inline(always)]
@@ -63,7 +73,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let source = call.source()?;
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
-    let store = call.store(out.array().dtype);
+    let (store, far) = (call.store(out.array().dtype), call.is_far(out.array().dtype));
     let cut = Cut::rows(call.rows_per_task());
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
@@ -79,13 +89,12 @@ pub(super) fn run<F: Function, C: Compute>(
         let copied = matches!(manner, Manner::CopiedIn | Manner::Copied);
         let together = (manner == Manner::Dense || copied && copies_together::<C>()) && temperatures.is_one_for_all();
         let group = if together { group::<C>(len) } else { 1 };
-        let overlaps =
-            Rows::<F, C>::OVERLAP && manner == Manner::Dense && store == Store::Streaming && OVERLAPPED.contains(&len);
+        let overlaps = Rows::<F, C>::OVERLAP && manner == Manner::Dense && overlaps(len, store, far);
         // (Results in half precision are half as many stores.)
         let kept_as = if manner == Manner::Copied && source.is_half() { Store::Cached } else { store };
         let keeps = match F::KEEPS {
-            true if overlaps => apart::<C>(len) + len,
-            true if len <= most_kept(kept_as) => room::<C>(len) * group,
+            true if overlaps => 2 * kept::room::<C>(overlap::keeps(len, store), len, 1),
+            true if len <= most_kept(kept_as) => kept::room::<C>(P, len, group),
             _ => 0,
         };
         let copies = match (copied, group) {
@@ -159,7 +168,7 @@ struct Rows<'a, F, C: Compute> {
     group: usize,
     /// Whether each row is folded while the one before is written.
     overlaps: bool,
-    /// Room for what the folds of a group, or of two rows that overlap, keep; or nothing.
+    /// Working memory for what the folds of a group, or of two rows that overlap, keep; or nothing.
     kept: Scratch<C>,
     function: PhantomData<F>,
 }
@@ -170,7 +179,7 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     #[inline(always)]
     fn run<S: Simd>(mut self, token: S) {
         let rows = self.part.rows.clone();
-        if Self::OVERLAP && self.overlaps {
+        if Self::OVERLAP && !S::COMPACT && self.overlaps {
             self.overlapped(token, rows);
         } else if self.manner == Manner::Dense {
             self.lent(token, rows);
@@ -193,25 +202,9 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
 }
 
 /// Rows that have been folded together.
-#[derive(Clone, Copy)]
 struct Group<C: Compute, R> {
     temperature: Temperature<C>,
     results: [R; LANES],
-    /// Of the first so many.
-    count: usize,
-}
-
-impl<C: Compute, R: Results<C>> Group<C, R> {
-    #[inline(always)]
-    fn row(&self, index: usize) -> stream::Row<'_, C, R> {
-        stream::Row { temperature: &self.temperature, results: &self.results[index] }
-    }
-
-    /// The last row, if there is any.
-    #[inline(always)]
-    fn last(&self) -> Option<stream::Row<'_, C, R>> {
-        self.count.checked_sub(1).map(|last| self.row(last))
-    }
 }
 
 /// A row that has been folded.
@@ -238,46 +231,41 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let x = reader.source.rows_dense::<C>(rows.start, rows.len());
         let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
         let streaming = self.store == Store::Streaming;
-        let mut stream = Stream::new(x, out);
+        let stream = &mut Stream::new(x, out, self.store);
         // (To fill it for a single row would take as long as a short one.)
         let mut room_of_group = (self.group > 1).then(|| (Folds::empty(), [[0.0; LANES]; LANES]));
         let temperature = reader.temperatures.of(rows.start);
-        let [group, before] = &mut [Group { temperature, results: [F::Row::NAN; LANES], count: 0 }; 2];
-        let (mut group, mut before) = (group, before);
+        let mut group = Group { temperature, results: [F::Row::NAN; LANES] };
         for first in rows.clone().step_by(self.group) {
             let start = (first - rows.start) * len;
-            group.count = self.group.min(rows.end - first);
-            let elements = group.count * len;
+            let count = self.group.min(rows.end - first);
+            let elements = count * len;
             if !reader.temperatures.is_one_for_all() {
                 group.temperature = reader.temperatures.of(first);
             }
             let (x, temperature) = (&x[start..start + elements], &group.temperature);
             let ahead = if streaming { Ahead::first(elements) } else { Ahead::SHORT };
             if let Some((folds, sums)) = &mut room_of_group {
-                let kept = &mut *self.kept;
-                token.call(FoldRows { x, len, kept, temperature, ahead, folds, sums });
-                group.results = reader.complete_each(token, first, group.count, folds);
+                let keep = Keep::within(&mut self.kept, len, self.group);
+                token.call(FoldRows { x, len, keep, temperature, ahead, folds, sums });
+                group.results = reader.complete_each(token, first, count, folds);
             } else {
-                let kept = if self.kept.is_empty() { &mut [] } else { &mut self.kept[..len] };
-                let fold = fold::fold_row::<S, C>(token, x, kept, temperature, ahead);
+                let keep = Keep::within(&mut self.kept, len, self.group);
+                let fold = fold::fold_row::<S, C>(token, x, keep, temperature, ahead);
                 group.results[0] = reader.results(token, first, &fold, temperature);
             }
-            for index in 0..group.count {
-                let elements = start + index * len..start + (index + 1) * len;
-                let kept = if self.kept.is_empty() { &[] } else { &self.kept[index * room::<C>(len)..][..len] };
-                let row = group.row(index);
-                if streaming {
-                    let before = if index > 0 { Some(group.row(index - 1)) } else { before.last() };
-                    let ahead = Ahead::second(group.count * len).from(index * len);
-                    token.call(stream::WriteNext { stream: &mut stream, elements, kept, row, before, ahead });
-                } else {
-                    let (x, out) = stream.row(elements);
-                    let inputs = Inputs { x, kept };
-                    let stream::Row { temperature, results } = row;
-                    token.call(row::Write { inputs, out, temperature, results });
-                }
+            let kept = Kept::within(&self.kept, len, self.group);
+            let results = &group.results[..count];
+            if streaming {
+                let ahead = Ahead::second(elements);
+                token.call(stream::WriteRows { stream: &mut *stream, start, len, kept, temperature, results, ahead });
+                continue;
             }
-            std::mem::swap(&mut group, &mut before);
+            for (index, results) in results.iter().enumerate() {
+                let (x, out) = stream.row(start + index * len..start + (index + 1) * len);
+                let inputs = Inputs { x, kept: kept.from(index * fold::room::<C>(len)) };
+                token.call(row::Write { inputs, out, temperature, results });
+            }
         }
     }
 
@@ -287,31 +275,38 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let (reader, len) = (self.reader, self.reader.len);
         let x = reader.source.rows_dense::<C>(rows.start, rows.len());
         let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
-        let stream = &mut Stream::new(x, out);
-        let (kept, keep) = self.kept.split_at_mut(apart::<C>(len));
-        let (mut kept, mut keep) = (&mut kept[..len], &mut keep[..len]);
-        // The last two rows that were folded.
-        let (mut before, mut last) = (None::<Folded<C, F>>, None::<Folded<C, F>>);
-        for (index, row) in rows.clone().enumerate() {
+        if rows.is_empty() {
+            return;
+        }
+        let stream = &mut Stream::new(x, out, self.store);
+        let keeps = overlap::keeps(len, self.store);
+        let (mut kept, mut keep) = self.kept.split_at_mut(kept::room::<C>(keeps, len, 1));
+        // The last row that was folded; none has been as yet.
+        let mut last = Folded::<C, F> { temperature: reader.temperatures.of(rows.start), results: F::Row::NAN };
+        let mut elements = 0..0;
+        let (mut max, mut has_terms) = (overlap::largest_of_next::<S, C>(token, x, 0, len), false);
+        for row in rows.clone() {
             let temperature = reader.temperatures.of(row);
-            let next = index * len..(index + 1) * len;
-            let fold = if let Some(last) = &last {
-                let (row, before) = (last.row(), before.as_ref().map(Folded::row));
-                let elements = next.start - len..next.start;
-                let write = stream::WriteNext { stream, elements, kept, row, before, ahead: Ahead::NONE };
-                token.call(FoldAndWrite { write, next, keep, temperature: &temperature })
+            let next = elements.end..elements.end + len;
+            let (kept_of, keep_of) = if keeps == TERMS {
+                (Kept::terms_within(kept, len), Keep::terms_within(keep, len))
             } else {
-                fold::fold_row::<S, C>(token, &x[next], keep, &temperature, Ahead::ONCE)
+                (Kept::within(kept, len, 1), Keep::within(keep, len, 1))
             };
-            let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
-            before = last.replace(Folded { temperature, results });
+            let write = stream::WriteNext { stream, elements, kept: kept_of, row: last.row(), ahead: Ahead::NONE };
+            let (keep_of, temperature_of) = (keep_of, &temperature);
+            let fold =
+                FoldAndWrite { write, has_terms, next: next.clone(), max, keep: keep_of, temperature: temperature_of };
+            let folded = token.call(fold);
+            (max, has_terms) = (folded.max, folded.has_terms);
+            let results = reader.complete::<F::Row<C>, S>(token, row, &folded.fold, &temperature);
+            (last, elements) = (Folded { temperature, results }, next);
             std::mem::swap(&mut kept, &mut keep);
         }
-        if let Some(last) = &last {
-            let (row, before) = (last.row(), before.as_ref().map(Folded::row));
-            let elements = x.len() - len..x.len();
-            token.call(stream::WriteNext { stream, elements, kept, row, before, ahead: Ahead::NONE });
-        }
+        let Folded { temperature, results } = &last;
+        let kept = if keeps == TERMS { Kept::terms_within(kept, len) } else { Kept::within(kept, len, 1) };
+        let (start, results) = (elements.start, std::slice::from_ref(results));
+        token.call(stream::WriteRows { stream, start, len, kept, temperature, results, ahead: Ahead::NONE });
     }
 
     /// A row that gives way to its own results.
@@ -319,12 +314,12 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn in_place<S: Simd>(&mut self, token: S, row: usize) {
         let temperature = self.reader.temperatures.of(row);
         let data = self.part.row::<C>(row, 0..self.reader.len);
-        let keeps = if self.kept.is_empty() { 0 } else { self.reader.len };
-        let kept = &mut self.kept[..keeps];
+        let keep = Keep::within(&mut self.kept, self.reader.len, 1);
         let ahead = if data.len() <= CHUNK { Ahead::SHORT } else { Ahead::ONCE };
-        let fold = fold::fold_row::<S, C>(token, data, kept, &temperature, ahead);
+        let fold = fold::fold_row::<S, C>(token, data, keep, &temperature, ahead);
         let folded = self.reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let data = self.part.row::<C>(row, 0..self.reader.len);
+        let kept = Kept::within(&self.kept, self.reader.len, 1);
         token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
     }
 
@@ -333,8 +328,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn copied<S: Simd>(&mut self, token: S, row: usize) {
         let reader = self.reader;
         let temperature = reader.temperatures.of(row);
-        let keeps = if self.kept.is_empty() { 0 } else { reader.len };
-        let fold = reader.fold::<S>(token, row, &temperature, &mut self.scratch, &mut self.kept[..keeps]);
+        let keep = Keep::within(&mut self.kept, reader.len, 1);
+        let fold = reader.fold::<S>(token, row, &temperature, &mut self.scratch, keep);
         let vacant = reader.is_vacant(row, &fold);
         let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let whole = reader.len <= self.scratch.len();
@@ -352,7 +347,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 // The next row's, while memory would only be written.
                 reader.source.ask(row, block.clone(), reader.len);
             }
-            let (at, kept) = (if whole { block.start } else { 0 }, if keeps == 0 { 0..0 } else { block.clone() });
+            let (at, kept) = (if whole { block.start } else { 0 }, block.start);
             self.write_copied(token, Copied { row, block, at, kept, vacant, temperature: &temperature }, &results);
         }
     }
@@ -370,7 +365,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         token.call(FoldRows {
             x,
             len,
-            kept: &mut self.kept,
+            keep: Keep::within(&mut self.kept, len, self.group),
             temperature,
             ahead: Ahead::NONE,
             folds: &mut folds,
@@ -379,7 +374,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), &folds);
         for (index, row) in rows.enumerate() {
             let fold = folds.get(index);
-            let kept = if self.kept.is_empty() { 0..0 } else { index * room::<C>(len)..index * room::<C>(len) + len };
+            let kept = index * fold::room::<C>(len);
             let vacant = reader.is_vacant(row, &fold);
             let copied = Copied { row, block: 0..len, at: index * len, kept, vacant, temperature };
             self.write_copied(token, copied, &results[index]);
@@ -391,7 +386,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn write_copied<S: Simd>(&mut self, token: S, copied: Copied<'_, C>, results: &F::Row<C>) {
         let Copied { row, block, at, kept, vacant, temperature } = copied;
         let data = &mut self.scratch[at..at + block.len()];
-        let kept = &self.kept[kept];
+        let kept = Kept::within(&self.kept, self.reader.len, self.group).from(kept);
         // Rows share lines, and to write one in two parts takes as long as to write a short row.
         let store = if self.reader.len > KEPT_OF_STREAMED { self.store } else { Store::Cached };
         if vacant {
@@ -399,7 +394,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         } else if self.manner == Manner::CopiedIn && !results.is_undefined() {
             let out = self.part.row::<C>(row, block);
             if store == Store::Streaming {
-                stream::write(token, data, out, &[], stream::Row { temperature, results }, Ahead::NONE);
+                stream::write(token, data, out, Kept::NOTHING, stream::Row { temperature, results }, Ahead::NONE);
             } else {
                 token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });
             }
@@ -420,8 +415,8 @@ struct Copied<'r, C> {
     block: Range<usize>,
     /// Where it begins in working memory.
     at: usize,
-    /// Where what the fold kept of it is, or nothing.
-    kept: Range<usize>,
+    /// Where what the fold kept of it begins, if it kept anything.
+    kept: usize,
     /// Whether the mask keeps no place of the row.
     vacant: bool,
     temperature: &'r Temperature<C>,

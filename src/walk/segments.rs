@@ -14,6 +14,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{self, BLOCK, Fold};
+use crate::kernel::kept::{self, Keep, Kept, P};
 use crate::kernel::log_row::Logits;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream;
@@ -221,7 +222,7 @@ fn short<F: Function, C: Compute>(
             store,
             part,
             scratch: scratch(if lent { 0 } else { room.min(BLOCK) })?,
-            kept: scratch(if F::KEEPS { longest.min(most_kept(store)) } else { 0 })?,
+            kept: scratch(if F::KEEPS { kept::room::<C>(P, longest.min(most_kept(store)), 1) } else { 0 })?,
             function: PhantomData,
         };
         dispatch(call.level, segments);
@@ -244,7 +245,7 @@ struct Segments<'a, F, C: Compute> {
     part: Part<'a>,
     /// Room for a block, where segments are not lent.
     scratch: Scratch<C>,
-    /// Room for what the fold of a segment keeps.
+    /// Working memory for what the fold of a segment keeps.
     kept: Scratch<C>,
     function: PhantomData<F>,
 }
@@ -291,10 +292,10 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         }
     }
 
-    /// The elements of which p is kept: all or none.
+    /// The working memory that is used for so many elements: none, if these are not kept.
     #[inline(always)]
     fn keeps(&self, len: usize) -> usize {
-        if F::KEEPS && len <= most_kept(self.store) { len } else { 0 }
+        if F::KEEPS && len <= most_kept(self.store) { kept::room::<C>(P, len, 1) } else { 0 }
     }
 
     /// What is asked for while a segment is folded.
@@ -307,13 +308,13 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
     fn lent<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
         let keeps = self.keeps(elements.len());
         let ahead = self.ahead(elements.len());
-        let kept = &mut self.kept[..keeps];
+        let keep = Keep::within(&mut self.kept[..keeps], elements.len(), 1);
         let x = self.source.row::<C>(0, elements.clone());
-        let fold = fold::fold_row::<S, C>(token, x, kept, temperature, ahead);
+        let fold = fold::fold_row::<S, C>(token, x, keep, temperature, ahead);
         let results = &self.results(token, &fold, &elements, temperature);
         let x = self.source.row::<C>(0, elements.clone());
         let out = self.part.row(0, elements);
-        let kept = &self.kept[..keeps];
+        let kept = Kept::within(&self.kept[..keeps], x.len(), 1);
         if self.store == Store::Streaming {
             stream::write(token, x, out, kept, stream::Row { temperature, results }, Ahead::second(x.len()));
         } else {
@@ -326,12 +327,13 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
     #[inline(always)]
     fn in_place<S: Simd>(&mut self, token: S, elements: Range<usize>, temperature: &Temperature<C>) {
         let keeps = self.keeps(elements.len());
-        let kept = &mut self.kept[..keeps];
+        let keep = Keep::within(&mut self.kept[..keeps], elements.len(), 1);
         let data = self.part.row::<C>(0, elements.clone());
-        let fold = fold::fold_row::<S, C>(token, data, kept, temperature, Ahead::ONCE);
+        let fold = fold::fold_row::<S, C>(token, data, keep, temperature, Ahead::ONCE);
         let results = &self.results(token, &fold, &elements, temperature);
         let data = self.part.row::<C>(0, elements);
-        token.call(row::WriteInPlace { data, kept: &self.kept[..keeps], temperature, results });
+        let kept = Kept::within(&self.kept[..keeps], data.len(), 1);
+        token.call(row::WriteInPlace { data, kept, temperature, results });
     }
 
     /// A segment by way of working memory, block by block; twice, unless one block holds it all.
@@ -345,8 +347,9 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
             for start in elements.clone().step_by(BLOCK) {
                 let data = &mut self.scratch[..(elements.end - start).min(BLOCK)];
                 self.source.read(0, start, data);
-                let kept = &mut self.kept[..keeps.min(data.len())];
-                fold = fold.with(fold::fold::<S, C>(token, data, kept, temperature, fixed, Ahead::NONE));
+                // (Of segments of more than one block, nothing is kept.)
+                let keep = Keep::within(&mut self.kept[..keeps], len, 1);
+                fold = fold.with(fold::fold::<S, C>(token, data, keep, temperature, fixed, Ahead::NONE));
             }
             if fixed.is_some() {
                 break fold;
@@ -362,7 +365,8 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
             if len > BLOCK {
                 self.source.read(0, start, data);
             }
-            token.call(row::WriteInPlace { data, kept: &self.kept[..keeps], temperature, results });
+            let kept = Kept::within(&self.kept[..keeps], len, 1);
+            token.call(row::WriteInPlace { data, kept, temperature, results });
             self.part.write(0, start, &self.scratch[..(elements.end - start).min(BLOCK)]);
         }
     }

@@ -6,6 +6,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::is_extreme;
 use crate::kernel::fold;
+use crate::kernel::kept::{Keep, Kept};
 use crate::kernel::log_row::Logits;
 use crate::kernel::row::{self, Inputs, Results};
 use crate::memory::{Compute, View, ViewMut};
@@ -84,10 +85,10 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     fn run<S: Simd>(self, token: S) {
         let temperature = Temperature::new(self.temperature);
         for (x, out) in self.x.chunks_exact(self.len).zip(self.out.chunks_exact_mut(self.len)) {
-            let fold = fold::fold_row::<S, C>(token, x, &mut [], &temperature, Ahead::NONE);
+            let fold = fold::fold_row::<S, C>(token, x, Keep::nothing(), &temperature, Ahead::NONE);
             let copy = |start: usize, to: &mut [C]| to.copy_from_slice(&x[start..start + to.len()]);
             let results = F::Row::of(token, &fold, &temperature, &Logits { len: x.len(), copy: &copy });
-            let inputs = Inputs { x, kept: &[] };
+            let inputs = Inputs { x, kept: Kept::NOTHING };
             token.call(row::Write { inputs, out, temperature: &temperature, results: &results });
         }
     }

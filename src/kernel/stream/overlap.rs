@@ -1,51 +1,76 @@
 //! One row is folded while the one before it is written.
 //!
 //! Folding a row keeps the processor busy and memory half idle; writing it, the other way round. So a step here does
-//! both: one vector of the next row is added up, one line of this row is written. This is for quotients, of rows of
-//! more than one chunk. Of shorter ones, two at a time take more of the first cache than this gains.
+//! both, and more that does not depend on each other: one vector of the next row is added up, one line of this row is
+//! written, and one vector of what follows is searched for the maximum that will be needed then.
+//!
+//! ```text
+//! row i - 1   written from the p and s that were kept
+//! row i       added up, p and s kept           its maximum was found one row, or one chunk, earlier
+//! row i + 1   searched for its maximum         (or the next chunk of row i)
+//! ```
 //!
 //! A processor compares the addresses of a load and of stores on their way by the low twelve bits first. A load that
-//! has them in common with a store of a few lines ago waits until that has reached memory, which made rows of 4,096
-//! logits half as slow again. So where the next row's logits would follow this row's results at such a distance, the
-//! fold gets a [`LEAD`].
+//! is a line or two behind a store by these waits until that has reached memory. So where the next row's logits would
+//! follow this row's results at such a distance, the fold gets a [`LEAD`].
 
 use std::ops::Range;
 
-use super::{Stream, WriteNext};
+use super::{Row, Stream, WriteNext, WriteRows, put};
 use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::{Exp, Mode};
 use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, add_terms, fold_row, larger, largest};
+use crate::kernel::kept::{Keep, P, PAGE, TERMS};
 use crate::kernel::real::Real;
-use crate::kernel::row::{Map, Results};
+use crate::kernel::row::{KeptTerms, Map, Results, Store};
 use crate::kernel::sum::{Sum, center, halve, total};
-use crate::simd::{Kernel, LINE, Simd, Vector};
+use crate::simd::{Kernel, LINE, Line, Simd, Vector};
 
 /// A row is written, and the next of the stream is folded.
 pub(crate) struct FoldAndWrite<'r, 'a, T: Real, R> {
-    /// The row that is written, of which p was kept.
+    /// The row that is written; none, if it has no elements.
     pub(crate) write: WriteNext<'r, 'a, T, R>,
+    /// Whether s was kept of it, or p alone.
+    pub(crate) has_terms: bool,
     /// The place of the next row in the stream.
     pub(crate) next: Range<usize>,
-    /// Room for what its fold keeps.
-    pub(crate) keep: &'r mut [T],
+    /// The maximum of its first chunk.
+    pub(crate) max: T,
+    /// Room for what its fold keeps: [`keeps`].
+    pub(crate) keep: Keep<'r, T>,
     /// Its temperature.
     pub(crate) temperature: &'r Temperature<T>,
 }
 
-/// The low bits of an address that loads and stores are compared by: so many bytes.
-const PAGE: usize = 4096;
+/// What comes of it.
+pub(crate) struct Folded<T: Real> {
+    /// Of the next row.
+    pub(crate) fold: Fold<T>,
+    /// Whether s was kept of it, or p alone.
+    pub(crate) has_terms: bool,
+    /// The maximum of the first chunk after it, or of as many logits as it has.
+    pub(crate) max: T,
+}
 
-/// Loads that follow stores (modulo [`PAGE`]) by at most so many bytes wait for them, and so do those that share a line.
-const TRAIL: usize = 512;
+/// Of longer rows past the cache only p is kept: two of them take so much of the second cache, and the way to it. With
+/// the logits, which are there anyway, s is known again by few operations.
+const LONG: usize = 16 * 1024;
+
+/// What is kept of rows that overlap.
+pub(crate) fn keeps(len: usize, store: Store) -> u8 {
+    if store == Store::Streaming && len > LONG { P } else { TERMS }
+}
+
+/// By how many bytes loads are behind stores (modulo [`PAGE`]) that wait for them: less than this.
+const TRAIL: usize = 3 * LINE;
 
 /// By so many bytes the fold is ahead of the results where its loads would wait.
-const LEAD: usize = 1024;
+const LEAD: usize = 4 * LINE;
 
-/// Room between what two rows keep, so that what is read of the one is not where the other's is stored.
-pub(crate) fn apart<T: Real>(len: usize) -> usize {
-    (len * size_of::<T>() + PAGE / 2).next_multiple_of(PAGE) / size_of::<T>() - PAGE / 2 / size_of::<T>()
-}
+/// By how many lines results that go through the cache are asked for before they are written: each write waits for those
+/// before it, and what they are written to may be far away.
+const AHEAD_OF_RESULTS: usize = 32;
 
 /// Whether the loads of `x`, one line after another, would each wait for the store of the line before, the first of which
 /// is at an address: they overlap it, but for the page.
@@ -54,105 +79,236 @@ pub(super) fn trails<T>(x: &[T], line: usize) -> bool {
     size_of_val(x) >= LINE && (PAGE - LINE..PAGE).contains(&(x.as_ptr().addr().wrapping_sub(line) % PAGE))
 }
 
+/// The maximum of the first chunk of the row of `len` logits that begins with an element, if there is such a row.
+#[inline(always)]
+pub(crate) fn largest_of_next<S: Simd, T: Real>(token: S, x: &[T], start: usize, len: usize) -> T {
+    largest::<S, T>(token, first_chunk(x, start, len))
+}
+
+#[inline(always)]
+fn first_chunk<T>(x: &[T], start: usize, len: usize) -> &[T] {
+    &x[start..x.len().min(start + len.min(CHUNK))]
+}
+
 /// Rows that need more are written and folded one after the other.
 const MODE: u8 = Mode::Clamped as u8;
 
 impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
-    type Output = Fold<T>;
+    type Output = Folded<T>;
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, token: S) -> Fold<T> {
-        let x = &self.write.stream.x[self.next.clone()];
-        let fits = self.temperature.is_one() && !self.write.row.results.is_undefined();
-        let Stream { x: all, out, written } = &*self.write.stream;
-        let trails = trails(&all[*written..], out[*written..].as_ptr().addr());
-        if S::COMPACT || !fits || trails || self.write.mode() > Mode::Clamped {
-            token.call(self.write);
-            return fold_row::<S, T>(token, x, self.keep, self.temperature, Ahead::ONCE);
+    fn run<S: Simd>(self, token: S) -> Folded<T> {
+        let store = self.write.stream.store;
+        match (store, keeps(self.next.len(), store)) {
+            _ if S::COMPACT => self.one_by_one(token),
+            (Store::Cached, _) => self.fold::<S, false, TERMS>(token),
+            (Store::Streaming, TERMS) => self.fold::<S, true, TERMS>(token),
+            (Store::Streaming, _) => self.fold::<S, true, P>(token),
         }
-        let map = self.write.row.map(token);
-        self.write.begin::<S, true, MODE>(token, &map);
-        // In the order of `fold_row`: chunks make blocks, and blocks make the row.
-        let (mut row, mut block) = (Fold::empty(T::ZERO), Fold::empty(T::ZERO));
-        let mut is_whole = true;
-        let mut max = largest::<S, T>(token, &x[..x.len().min(CHUNK)]);
-        for start in (0..x.len()).step_by(CHUNK) {
-            let Some((chunk, found)) = self.chunk::<S>(token, &map, start..x.len().min(start + CHUNK), max) else {
-                is_whole = false;
-                break;
-            };
-            max = found;
-            block = block.with(chunk);
-            if (start + CHUNK).is_multiple_of(BLOCK) || start + CHUNK >= x.len() {
-                row = row.with(block);
-                block = Fold::empty(T::ZERO);
-            }
-        }
-        self.write.finish::<S, true, MODE>(token, &map);
-        if is_whole { row } else { fold_row::<S, T>(token, x, self.keep, self.temperature, Ahead::ONCE) }
     }
 }
 
 impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
+    #[inline(always)]
+    fn fold<S: Simd, const PAST: bool, const KEEP: u8>(mut self, token: S) -> Folded<T> {
+        let len = self.next.len();
+        if !self.temperature.is_one() {
+            return self.one_by_one(token);
+        }
+        if !self.overlaps::<KEEP>() {
+            self.write_alone(token);
+        }
+        let Row { temperature, results } = self.write.row;
+        let (terms, map) = (results.kept::<S>(token), results.map(token, temperature));
+        let writes = !self.write.elements.is_empty();
+        if writes && KEEP == TERMS {
+            self.write.begin_kept::<S, PAST>(token, &terms);
+        } else if writes {
+            self.write.begin::<S, MODE, true>(token, &map);
+        }
+        // In the order of `fold_row`: chunks make blocks, and blocks make the row.
+        let (mut fold, mut block) = (Fold::empty(T::ZERO), Fold::empty(T::ZERO));
+        let mut is_whole = true;
+        for start in (0..len).step_by(CHUNK) {
+            let chunk = start..len.min(start + CHUNK);
+            let Some((chunk, found)) = self.chunk::<S, PAST, KEEP>(token, (&terms, &map), chunk) else {
+                is_whole = false;
+                break;
+            };
+            self.max = found;
+            block = block.with(chunk);
+            if (start + CHUNK).is_multiple_of(BLOCK) || start + CHUNK >= len {
+                fold = fold.with(block);
+                block = Fold::empty(T::ZERO);
+            }
+        }
+        if writes && KEEP == TERMS {
+            self.write.finish_kept::<S, PAST>(token, &terms);
+        } else if writes {
+            self.write.finish::<S, MODE, true>(token, &map);
+        }
+        if is_whole { Folded { fold, has_terms: KEEP == TERMS, max: self.max } } else { self.fold_alone(token) }
+    }
+
+    /// For rows that need more, and for the compact level.
+    #[inline(always)]
+    fn one_by_one<S: Simd>(mut self, token: S) -> Folded<T> {
+        self.write_alone(token);
+        self.fold_alone(token)
+    }
+
+    /// Whether the row that is written can be, beside a fold.
+    #[inline(always)]
+    fn overlaps<const KEEP: u8>(&self) -> bool {
+        let (WriteNext { stream, row, .. }, at) = (&self.write, self.write.stream.written);
+        let kept = if KEEP == TERMS {
+            self.has_terms
+        } else {
+            // (These are written from their logits, too.)
+            row.results.mode(row.temperature) == Mode::Clamped
+                && !trails(&stream.x[at..], stream.out[at..].as_ptr().addr())
+        };
+        kept && !row.results.is_undefined()
+    }
+
+    /// Writes the row, so that none is left to be written.
+    #[inline(always)]
+    fn write_alone<S: Simd>(&mut self, token: S) {
+        let WriteNext { stream, elements, kept, row: Row { temperature, results }, ahead } = &mut self.write;
+        let (stream, start, len) = (&mut **stream, elements.start, elements.len());
+        if len > 0 {
+            let (kept, ahead, results) = (*kept, *ahead, std::slice::from_ref(*results));
+            token.call(WriteRows { stream, start, len, kept, temperature, results, ahead });
+        }
+        self.write.elements.start = self.write.elements.end;
+    }
+
+    /// Folds the next row by itself.
+    #[inline(always)]
+    fn fold_alone<S: Simd>(mut self, token: S) -> Folded<T> {
+        let x = &self.write.stream.x[self.next.clone()];
+        // (With p alone.)
+        let keep = self.keep.p_alone();
+        let fold = fold_row::<S, T>(token, x, keep, self.temperature, Ahead::ONCE);
+        let max = largest_of_next::<S, T>(token, self.write.stream.x, self.next.end, self.next.len());
+        Folded { fold, has_terms: false, max }
+    }
+
     /// The logits of the next row that are folded before the first line of this one is written.
     fn lead(x: &[T], out: &[T]) -> usize {
         let after = x.as_ptr().addr().wrapping_sub(out.as_ptr().addr()) % PAGE;
-        if (LINE..=PAGE - TRAIL).contains(&after) { 0 } else { LEAD / size_of::<T>() }
+        if after > PAGE - TRAIL { LEAD / size_of::<T>() } else { 0 }
     }
 
     /// The fold of a chunk of the next row, of which the maximum is known, and the maximum of the chunk after it, beside as
     /// many lines of this row; `None` where it needs a base.
     #[inline(always)]
-    fn chunk<S: Simd>(&mut self, token: S, map: &R::Map<S>, chunk: Range<usize>, max: T) -> Option<(Fold<T>, T)> {
-        let Self { write, next, keep, temperature } = self;
-        let Stream { x: all, out, written } = &mut *write.stream;
-        let (at, size) = (*written, T::LANES);
+    fn chunk<S: Simd, const PAST: bool, const KEEP: u8>(
+        &mut self,
+        token: S,
+        (terms, map): (&KeptTerms<T::Vector<S>>, &R::Map<S>),
+        chunk: Range<usize>,
+    ) -> Option<(Fold<T>, T)> {
+        let Self { write, next, max, keep, temperature, .. } = self;
+        let (at, size, max) = (write.stream.written, T::LANES, *max);
+        let Stream { x: all, out, .. } = &mut *write.stream;
+        let row = &all[next.clone()];
+        let after = match chunk.end {
+            end if end < row.len() => &row[end..row.len().min(end + CHUNK)],
+            _ => first_chunk(all, next.end, row.len()),
+        };
         let begins = chunk.start == 0;
-        let after = &all[next.clone()][chunk.end..];
-        let after = &after[..after.len().min(chunk.len())];
-        let (x, keep) = (&all[next.clone()][chunk.clone()], &mut keep[chunk]);
-        // (What is no whole chunk is searched by itself, below.)
-        let searched = if after.len() == x.len() { after } else { x };
+        let (x, mut keep) = (&row[chunk.clone()], keep.some(chunk));
         let shift = temperature.shift_within(max, None)?;
+        keep.shift(0, shift.k);
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
         let mut sum = Sum::new(token, center::<_, MODE>(token, &exp, max));
 
         let lead = if begins { Self::lead(x, &out[at..]).min(x.len()) } else { 0 };
-        let (x_lead, x) = x.split_at(lead);
-        let (keep_lead, keep) = keep.split_at_mut(lead);
-        let ahead = Ahead::ONCE;
-        add_terms::<S, T, true, MODE>(token, &mut sum, x_lead, keep_lead, &exp, ahead);
+        let ahead = if PAST { Ahead::ONCE } else { Ahead::SHORT };
+        add_terms::<S, T, KEEP, MODE>(token, &mut sum, &x[..lead], keep.some(0..lead), &exp, ahead);
 
-        let both = (x.len() / size).min((write.elements.end - at) / size) * size;
+        let both = ((x.len() - lead) / size).min((write.elements.end - at) / size) * size;
+        let rest = lead + both..x.len();
+        // (What has fewer elements is searched by itself, below.)
+        let in_step = after.len() >= both;
+        let searched = &(if in_step { after } else { x })[..both];
         let (head, lines, _) = T::Vector::<S>::lines(out);
-        let lines = lines[(at.max(head.len()) - head.len()) / size..].iter_mut();
-        let ready = all[at..at + both].chunks_exact(size);
-        let kept = write.kept[at - write.elements.start..][..both].chunks_exact(size);
-        let (x, x_rest) = x.split_at(both);
-        let (keep, keep_rest) = keep.split_at_mut(both);
-        let folded = x.chunks_exact(size).zip(keep.chunks_exact_mut(size));
-        let (searched, searched_rest) = searched.split_at(both);
-        let mut found = T::Vector::<S>::splat(token, T::NEG_INFINITY);
-        let steps = folded.zip(lines).zip(ready).zip(kept).zip(searched.chunks_exact(size));
-        for (((((x, keep), line), ready), kept), searched) in steps {
-            token.prefetch(x, Ahead::ONCE.index(0));
-            found = T::Vector::<S>::load(token, searched).max(found);
-            let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, x));
-            sum.add(p, s);
-            p.store(keep);
-            let p = T::Vector::<S>::load(token, kept);
-            map.apply::<MODE, true>(T::Vector::<S>::load(token, ready), p).stream(line);
+        let lines = &mut lines[(at.max(head.len()) - head.len()) / size..][..both / size];
+        let x_both = &x[lead..rest.start];
+        let mut kept = write.kept.from(at.saturating_sub(write.elements.start));
+        let mut step = Step { exp: &exp, sum: &mut sum, found: T::Vector::<S>::splat(token, T::NEG_INFINITY), ahead };
+        if KEEP == TERMS {
+            let mut done = 0;
+            while done < both {
+                let (count, share) = terms.of(&kept);
+                let some = done..done + count.min(both - done) / size * size;
+                let (p, s) = kept.terms(some.len());
+                let kept_terms = p.chunks_exact(size).zip(s.chunks_exact(size));
+                let places = some.start + lead..some.end + lead;
+                let (p, s) = (&mut keep.p[places.clone()], &mut keep.s[places]);
+                let keeps = p.chunks_exact_mut(size).zip(s.chunks_exact_mut(size));
+                let loads = x_both[some.clone()].chunks_exact(size).zip(searched[some.clone()].chunks_exact(size));
+                let lines = &mut lines[some.start / size..some.end / size];
+                for ((loads, (keep_p, keep_s)), ((kept_p, kept_s), line)) in loads.zip(keeps).zip(kept_terms.zip(lines))
+                {
+                    let (p, s) = step.take::<PAST>(token, loads, line);
+                    p.store(keep_p);
+                    s.store(keep_s);
+                    let (p, s) = (T::Vector::<S>::load(token, kept_p), T::Vector::<S>::load(token, kept_s));
+                    put::<_, PAST>(share.of(p, s), line);
+                }
+                kept = kept.from(some.len());
+                done = some.end;
+            }
+        } else {
+            let written = all[at..at + both].chunks_exact(size).zip(kept.p(both).chunks_exact(size));
+            let keeps = keep.p[lead..rest.start].chunks_exact_mut(size);
+            let loads = x_both.chunks_exact(size).zip(searched.chunks_exact(size));
+            for ((loads, keep), ((x, kept), line)) in loads.zip(keeps).zip(written.zip(lines)) {
+                step.take::<PAST>(token, loads, line).0.store(keep);
+                let (x, p) = (T::Vector::<S>::load(token, x), T::Vector::<S>::load(token, kept));
+                put::<_, PAST>(map.with_p::<MODE>(x, p), line);
+            }
         }
-        *written += both;
-        add_terms::<S, T, true, MODE>(token, &mut sum, x_rest, keep_rest, &exp, ahead);
+        let found = step.found;
+        write.stream.written += both;
+        add_terms::<S, T, KEEP, MODE>(token, &mut sum, &x[rest.clone()], keep.some(rest), &exp, ahead);
 
         let sum = total::<S, T>(token, sum);
         let nan = T::double(sum).high.is_nan();
-        let found = if after.len() == searched.len() + searched_rest.len() {
-            larger(halve(found.to_array(), larger), largest::<S, T>(token, searched_rest))
-        } else {
-            largest::<S, T>(token, after)
-        };
+        let left = largest::<S, T>(token, &after[if in_step { both } else { 0 }..]);
+        let found = if in_step { larger(halve(found.to_array(), larger), left) } else { left };
         Some((Fold { max, nan, partial: Partial { k: shift.k, sum }, ..Fold::empty(T::ZERO) }, found))
+    }
+}
+
+/// What a step does with the rows that are folded and searched.
+struct Step<'a, V: Vector> {
+    exp: &'a Exp<V>,
+    sum: &'a mut Sum<V>,
+    found: V,
+    ahead: Ahead,
+}
+
+impl<V: Vector> Step<'_, V> {
+    /// Adds up the first of two vectors of logits and searches the second; `line` is written next. Returns p and s.
+    #[inline(always)]
+    fn take<const PAST: bool>(
+        &mut self,
+        token: V::Token,
+        (x, searched): (&[V::Scalar], &[V::Scalar]),
+        line: &Line<V::Array>,
+    ) -> (V, V) {
+        if PAST {
+            token.prefetch(x, self.ahead.index(0));
+        } else {
+            token.prefetch_near(x, self.ahead.index(0));
+            token.prefetch_near(std::slice::from_ref(line), AHEAD_OF_RESULTS);
+        }
+        self.found = V::load(token, searched).max(self.found);
+        let (p, s) = self.exp.term::<MODE>(V::load(token, x));
+        self.sum.add(p, s);
+        (p, s)
     }
 }

@@ -1,18 +1,22 @@
 //! A stream of rows against the same rows one by one: every alignment, rows that need each mode, rows of NaN between.
 
-use super::overlap::FoldAndWrite;
-use super::{Row, Stream, WriteNext};
+use super::overlap::{FoldAndWrite, keeps, largest_of_next};
+use super::{Row, Stream, WriteNext, WriteRows};
 use crate::kernel::ahead::Ahead;
 use crate::kernel::fold::{Fold, fold_row};
-use crate::kernel::row::{Inputs, Quotient, Write};
+use crate::kernel::kept::{self, Keep, Kept, P, TERMS};
+use crate::kernel::row::{Inputs, Quotient, Results, Store, Write};
 use crate::kernel::{Real, Temperature};
 use crate::simd::{Kernel, Level, Simd, dispatch};
+
+const STORES: [Store; 2] = [Store::Cached, Store::Streaming];
 
 /// Rows of `len` logits, written both ways.
 struct Both<'a, T> {
     x: &'a [T],
     len: usize,
     keep: bool,
+    store: Store,
     streamed: &'a mut [T],
     expected: &'a mut [T],
 }
@@ -22,25 +26,28 @@ impl<T: Real> Kernel for Both<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { x, len, keep, streamed, expected } = self;
+        let Self { x, len, keep, store, streamed, expected } = self;
         let temperatures = [Temperature::<T>::new(1.0), Temperature::new(0.7)];
-        let mut kept = vec![T::ZERO; if keep { x.len() } else { 0 }];
+        let rows = x.len() / len;
+        let mut memory = vec![vec![T::ZERO; if keep { kept::room::<T>(P, len, 1) } else { 0 }]; rows];
         let mut results = Vec::new();
         for (row, x) in x.chunks_exact(len).enumerate() {
-            let kept = if keep { &mut kept[row * len..][..len] } else { &mut [] };
             let temperature = &temperatures[row % 2];
-            let fold: Fold<T> = fold_row::<S, T>(token, x, kept, temperature, Ahead::NONE);
-            results.push(Quotient::new(&fold, temperature));
+            let keep = Keep::within(&mut memory[row], len, 1);
+            let fold: Fold<T> = fold_row::<S, T>(token, x, keep, temperature, Ahead::NONE);
+            results.push(Quotient::new(&fold));
         }
-        let mut stream = Stream::new(x, streamed);
+        let stream = &mut Stream::new(x, streamed, store);
         let row_of = |row: usize| Row { temperature: &temperatures[row % 2], results: &results[row] };
         for (row, (x, out)) in x.chunks_exact(len).zip(expected.chunks_exact_mut(len)).enumerate() {
-            let elements = row * len..(row + 1) * len;
-            let kept = if keep { &kept[row * len..][..len] } else { &[] };
-            let before = row.checked_sub(1).map(row_of);
-            token.call(WriteNext { stream: &mut stream, elements, kept, row: row_of(row), before, ahead: Ahead::NONE });
+            let kept = Kept::within(&memory[row], len, 1);
+            let Row { temperature, results } = row_of(row);
+            let (start, results) = (row * len, std::slice::from_ref(results));
+            let ahead = Ahead::NONE;
+            token.call(WriteRows { stream: &mut *stream, start, len, kept, temperature, results, ahead });
 
-            let inputs = Inputs { x, kept };
+            // Whether they are kept or not makes no difference.
+            let inputs = Inputs { x, kept: Kept::NOTHING };
             let Row { temperature, results } = row_of(row);
             token.call(Write { inputs, out, temperature, results });
         }
@@ -70,14 +77,14 @@ fn check<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
                 x[row * len + len / 2] = T::NAN;
             }
             for offset in 0..T::LANES {
-                for keep in [false, true] {
+                for (keep, store) in [false, true].into_iter().flat_map(|keep| STORES.map(|store| (keep, store))) {
                     let mut streamed = vec![of_f64(7.0); offset + x.len() + 1];
                     let mut expected = vec![of_f64(7.0); x.len()];
                     let out = &mut streamed[offset..offset + x.len()];
-                    dispatch(level, Both { x: &x, len, keep, streamed: out, expected: &mut expected });
+                    dispatch(level, Both { x: &x, len, keep, store, streamed: out, expected: &mut expected });
                     let bits = |values: &[T]| -> Vec<u64> { values.iter().map(|x| (*x).into().to_bits()).collect() };
                     let around = 7.0f64.to_bits();
-                    let name = format!("{} rows of {len}, {offset} on, p kept: {keep}", level.name());
+                    let name = format!("{} rows of {len}, {offset} on, kept: {keep}, {store:?}", level.name());
                     assert!(bits(&streamed[offset..offset + x.len()]) == bits(&expected), "{name}");
                     assert!(streamed[..offset].iter().all(|x| (*x).into().to_bits() == around), "before, {name}");
                     assert!(streamed[offset + x.len()].into().to_bits() == around, "past the end, {name}");
@@ -91,6 +98,7 @@ fn check<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
 struct Overlapped<'a, T> {
     x: &'a [T],
     len: usize,
+    store: Store,
     streamed: &'a mut [T],
     expected: &'a mut [T],
 }
@@ -100,41 +108,46 @@ impl<T: Real> Kernel for Overlapped<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { x, len, streamed, expected } = self;
+        let Self { x, len, store, streamed, expected } = self;
         // A row with a temperature of its own is folded apart.
         let temperatures = [Temperature::<T>::new(1.0), Temperature::new(1.0), Temperature::new(0.7)];
         let temperature = |row: usize| &temperatures[row % 3];
-        let mut stream = Stream::new(x, streamed);
-        let (kept, keep) = &mut (vec![T::ZERO; len], vec![T::ZERO; len]);
-        let mut results: Vec<Quotient<T>> = Vec::new();
-        for row in 0..=x.len() / len {
-            let ahead = Ahead::NONE;
+        let stream = &mut Stream::new(x, streamed, store);
+        let what = keeps(len, store);
+        let (kept, keep) =
+            &mut (vec![T::ZERO; kept::room::<T>(what, len, 1)], vec![T::ZERO; kept::room::<T>(what, len, 1)]);
+        let ahead = Ahead::NONE;
+        let mut results = Quotient::NAN;
+        let (mut max, mut has_terms) = (largest_of_next::<S, T>(token, x, 0, len), false);
+        let rows = x.len() / len;
+        for row in 0..rows {
             let next = row * len..(row + 1) * len;
-            let row_of = |row: usize| Row { temperature: temperature(row), results: &results[row] };
-            let write = row.checked_sub(1).map(|last| WriteNext {
-                stream: &mut stream,
-                elements: last * len..row * len,
-                kept: &kept[..],
-                row: row_of(last),
-                before: last.checked_sub(1).map(row_of),
-                ahead,
-            });
-            let fold: Fold<T> = match write {
-                Some(write) if row * len == x.len() => {
-                    token.call(write);
-                    break;
-                }
-                Some(write) => token.call(FoldAndWrite { write, next, keep, temperature: temperature(row) }),
-                None => fold_row::<S, T>(token, &x[next], keep, temperature(row), ahead),
+            let (kept_of, keep_of) = if what == TERMS {
+                (Kept::terms_within(kept, len), Keep::terms_within(keep, len))
+            } else {
+                (Kept::within(kept, len, 1), Keep::within(keep, len, 1))
             };
-            results.push(Quotient::new(&fold, temperature(row)));
+            let before = row.saturating_sub(1);
+            let written = Row { temperature: temperature(before), results: &results };
+            let elements = before * len..next.start;
+            let write = WriteNext { stream: &mut *stream, elements, kept: kept_of, row: written, ahead };
+            let temperature = temperature(row);
+            let folded =
+                token.call(FoldAndWrite { write, has_terms, next: next.clone(), max, keep: keep_of, temperature });
+            (max, has_terms) = (folded.max, folded.has_terms);
+            let expected = largest_of_next::<S, T>(token, x, next.end, len);
+            assert!(max == expected, "the maximum that was found of the row after {row}");
+            results = Quotient::new(&folded.fold);
             std::mem::swap(kept, keep);
         }
+        let kept = if what == TERMS { Kept::terms_within(kept, len) } else { Kept::within(kept, len, 1) };
+        let (start, results) = ((rows - 1) * len, std::slice::from_ref(&results));
+        token.call(WriteRows { stream, start, len, kept, temperature: temperature(rows - 1), results, ahead });
         token.fence();
         for (row, (x, out)) in x.chunks_exact(len).zip(expected.chunks_exact_mut(len)).enumerate() {
-            let fold: Fold<T> = fold_row::<S, T>(token, x, &mut [], temperature(row), Ahead::NONE);
-            let results = &Quotient::new(&fold, temperature(row));
-            let inputs = Inputs { x, kept: &[] };
+            let fold: Fold<T> = fold_row::<S, T>(token, x, Keep::nothing(), temperature(row), Ahead::NONE);
+            let results = &Quotient::new(&fold);
+            let inputs = Inputs { x, kept: Kept::NOTHING };
             token.call(Write { inputs, out, temperature: temperature(row), results });
         }
     }
@@ -156,13 +169,14 @@ fn check_overlapped<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
                     x[9 * len..9 * len + len.min(1024)].fill(T::NEG_INFINITY);
                     x[11 * len + 3] = T::INFINITY;
                 }
-                for offset in [0, 1, T::LANES - 1] {
+                for (offset, store) in [(0, 0), (1, 0), (T::LANES - 1, 0), (0, 1), (3, 1)] {
+                    let store = STORES[store];
                     let mut streamed = vec![of_f64(7.0); offset + x.len() + 1];
                     let mut expected = vec![of_f64(7.0); x.len()];
                     let out = &mut streamed[offset..offset + x.len()];
-                    dispatch(level, Overlapped { x: &x, len, streamed: out, expected: &mut expected });
+                    dispatch(level, Overlapped { x: &x, len, store, streamed: out, expected: &mut expected });
                     let bits = |values: &[T]| -> Vec<u64> { values.iter().map(|x| (*x).into().to_bits()).collect() };
-                    let name = format!("{} rows of {len}, {offset} on, special: {special}", level.name());
+                    let name = format!("{} rows of {len}, {offset} on, special: {special}, {store:?}", level.name());
                     assert!(bits(&streamed[offset..offset + x.len()]) == bits(&expected), "{name}");
                     let around = 7.0f64.to_bits();
                     assert!(streamed[..offset].iter().all(|x| (*x).into().to_bits() == around), "before, {name}");
