@@ -2,21 +2,22 @@
 //!
 //! ```text
 //!            one read                          one number a row           a second read, from cache
-//! logits --> fold: max, sum of terms      --> quotient: 1 / sum,   -->   map: s * (r + r p), or x - lse
-//!            (exp, fold)                       or log of it (log)         (exp again, row)
+//! logits --> fold: max, sum of terms      --> quotient: 1 / sum,   -->   map: s r + s (p r), or x - lse
+//!            (exp, fold)                       or log of it (log)         (what was kept, or exp again; row)
 //! ```
 //!
 //! - `real`, `double`: the two compute types, and numbers of twice the precision.
 //! - `exp`: the exponential of a logit as s * (1 + p). `log`, `log_row`: logarithms
 //!   of sums, and log-probabilities.
 //! - `sum`: sums of which rounding takes nothing. `fold`: maxima and sums in a fixed order; `pieces`: of many short rows
-//!   at a time. `row`: rows that lie in memory one element after another. `stream`: the same past the cache, in whole lines.
+//!   at a time. `kept`: what the second read has of the first. `row`: rows that lie in memory one element after another.
+//!   `stream`: the same in whole lines, past the cache; one row is folded while another is written.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
 //!
-//! Of an exponential only p is kept for the second read, and only for rows that stay in the second cache: longer ones
-//! compute it again. Either way the quotient is rounded once (`benches/README.md` has the figures).
+//! Of an exponential p is kept for the second read, or p and s, for rows that stay in the second cache; longer ones compute
+//! both again. Every way the quotient is rounded once, to the same bits (`benches/README.md` has the figures).
 //!
 //! No unsafe code, no instruction set by name, no threads, no Python.
 
