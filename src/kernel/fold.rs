@@ -387,6 +387,8 @@ impl<T: Real> Kernel for FoldBlock<'_, T> {
 
 /// A chunk whose maximum is known, and the logits that follow it, at most as many. For `keep` and `fixed` see
 /// [`FoldPieces`].
+///
+/// The maximum of what follows is looked for meanwhile: these are operations for pipes that the sum leaves idle.
 pub(crate) struct Chunk<'a, T: Real> {
     pub(crate) x: &'a [T],
     pub(crate) max: T,
