@@ -344,8 +344,9 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
         let mut sum = Sum::new(token, center);
         for _ in 0..(strip.rows - slot).div_ceil(slots) {
             next.ask(token);
-            let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
-            sum.add(p, s);
+            let x = T::Vector::<S>::load(token, &tile[index..]);
+            let (about, _, s) = exp.term_about::<MODE>(x, sum.minus_center());
+            sum.add(about, s);
             index += slots * strip.pitch;
         }
         let (wide, apart) = wide_sum::<S, T>(token, sum);
@@ -381,10 +382,11 @@ fn single<S: Simd, T: Real, const MODE: u8>(
     center: T::Vector<S>,
     terms: &mut [[[T; LANES]; 2]; LANES],
 ) -> Wide<S> {
+    let minus_center = T::Vector::<S>::splat(token, T::ZERO).sub(center);
     for (index, [term, rest]) in strip.rows().zip(&mut *terms) {
-        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, &tile[index..]));
+        let (about, _, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, &tile[index..]), minus_center);
         s.store(term);
-        p.sub(center).mul(s).store(rest);
+        about.mul(s).store(rest);
     }
     // The same trees, in registers.
     let zero = T::Vector::<S>::splat(token, T::ZERO);

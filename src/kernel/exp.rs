@@ -10,7 +10,8 @@
 //! z = x * (8 log2(e) / T) + (magic + 8 (191 - k))   one fma; the low bits of z count steps of an eighth of an octave
 //! n = z - (magic + 8 (191 - k))                     x / T is about n * ln(2) / 8
 //! t = (x - n * (T ln(2) / 8)) / T                   two fma, ln 2 in two parts; the first is exact
-//! p = t + t^2 * (c2 + c3 t + c4 t^2)                within 2^-32 of exp(t) - 1, next to 1
+//! p = t * (1 + t * (c2 + c3 t + c4 t^2))            within 2^-32 of exp(t) - 1, next to 1; four operations
+//! p - center = the same, one multiply-add            what sums add (`sum`): no operation of its own
 //! s = POWER[n mod 8] + (bits(z) << 20)              2^(n div 8) times a step of the octave, in one addition of bits
 //! ```
 //!
@@ -365,11 +366,28 @@ impl<V: Vector> Exp<V> {
         (p, z.power(self.power))
     }
 
+    /// `(p - center, p, s)` of each lane, from minus the center ([`super::sum::Sum`]); float64 has none.
+    #[inline(always)]
+    pub(crate) fn term_about<const MODE: u8>(&self, x: V, minus_center: V) -> (V, V, V) {
+        let (x, z) = self.reduce::<MODE>(x);
+        let factors = self.factors::<MODE>(x, z);
+        let p = Self::product(factors);
+        let about = if V::Scalar::STEPS < 2.0 { p } else { factors.0.mul_add(factors.1, minus_center) };
+        (about, p, z.power(self.power))
+    }
+
     /// p of each lane. (No product of a logit and log2(e) is halfway between integers, so n, and with it p, is the same
     /// whatever k is.)
     #[inline(always)]
     pub(crate) fn p<const MODE: u8>(&self, x: V) -> V {
         self.placed::<MODE>(x).0
+    }
+
+    /// The two factors of which p is the product, rounded.
+    #[inline(always)]
+    pub(crate) fn factors_of<const MODE: u8>(&self, x: V) -> (V, V) {
+        let (x, z) = self.reduce::<MODE>(x);
+        self.factors::<MODE>(x, z)
     }
 
     /// z, for a logit whose p is known.
@@ -382,36 +400,37 @@ impl<V: Vector> Exp<V> {
     #[inline(always)]
     pub(crate) fn placed<const MODE: u8>(&self, x: V) -> (V, V) {
         let (x, z) = self.reduce::<MODE>(x);
-        (self.rest::<MODE>(x, z), z)
+        (Self::product(self.factors::<MODE>(x, z)), z)
     }
 
-    /// p of a logit as [`Exp::reduce`] has it.
     #[inline(always)]
-    fn rest<const MODE: u8>(&self, x: V, z: V) -> V {
+    fn product((u, t): (V, V)) -> V {
+        if V::Scalar::STEPS < 2.0 { u } else { u.mul(t) }
+    }
+
+    /// The factors of p of a logit as [`Exp::reduce`] has it: (exp(t) - 1) / t and t; or p and 1 in float64, where t is not
+    /// small and this would be rounded once more.
+    #[inline(always)]
+    fn factors<const MODE: u8>(&self, x: V, z: V) -> (V, V) {
         let minus_n = self.magic.sub(z);
         let mut t = minus_n.mul_add(self.ln_2.1, minus_n.mul_add(self.ln_2.0, x));
         if MODE >= Mode::General as u8 {
             t = t.mul_add(self.inverse.0, t.mul(self.inverse.1));
         }
-        self.polynomial(t).mul_add(t.mul(t), t)
+        let one = V::splat(self.token, V::Scalar::from_f64(1.0));
+        let q = self.polynomial(t);
+        if V::Scalar::STEPS < 2.0 { (q.mul_add(t.mul(t), t), one) } else { (q.mul_add(t, one), t) }
     }
 
     /// (exp(t) - 1 - t) / t^2.
     #[inline(always)]
     fn polynomial(&self, t: V) -> V {
-        let constant = |value: &V::Scalar| V::splat(self.token, *value);
-        match V::Scalar::POLYNOMIAL {
-            // Fewer steps one after another than Horner's scheme.
-            [c2, c3, c4] => constant(c4).mul_add(t.mul(t), constant(c3).mul_add(t, constant(c2))),
-            [lower @ .., last] => {
-                let mut q = constant(last);
-                for coefficient in lower.iter().rev() {
-                    q = q.mul_add(t, constant(coefficient));
-                }
-                q
-            }
-            [] => V::splat(self.token, V::Scalar::ZERO),
+        let mut q = V::splat(self.token, V::Scalar::ZERO);
+        for (index, coefficient) in V::Scalar::POLYNOMIAL.iter().rev().enumerate() {
+            let coefficient = V::splat(self.token, *coefficient);
+            q = if index == 0 { coefficient } else { q.mul_add(t, coefficient) };
         }
+        q
     }
 }
 

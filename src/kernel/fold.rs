@@ -6,7 +6,7 @@
 //!     k = rint(max log2(e) / T)                    its own shift: powers of two are exact, so chunks merge exactly
 //!     for each vector, lane j:                     lane j has the elements j, j + 16, j + 32, ... of the chunk
 //!         (high_j, low_j) += s                     Fast2Sum
-//!         apart_j += s (p - p_max)                 next to nothing beside it; nothing from the largest term
+//!         apart_j += s (p - p_max)                 next to nothing beside it; least of all from the largest term
 //!     chunk = sum (1 + p_max) + apart              halving trees over the lanes: j and j + 8, j and j + 4, ...
 //! row = chunk + chunk + ...                        in order; 64 chunks make a block, blocks add up in order
 //! ```
@@ -21,7 +21,7 @@ use super::column::LANES;
 use super::exp::{Exp, Mode, PLAIN, Shift, Temperature};
 use super::kept::{Keep, NOTHING, P, TERMS};
 use super::real::{self, Real, Stored};
-use super::sum::{Sum, center, centers, halve, lanes_of, total, total_apart, wide_sum};
+use super::sum::{Sum, center, halve, lanes_of, total, total_apart, wide_sum};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Elements that share a shift; the unit of which sums are made.
@@ -131,8 +131,8 @@ pub(crate) fn add_terms<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
         } else {
             token.prefetch(x, ahead.index(index * lanes));
         }
-        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
-        sum.add(p, s);
+        let (about, p, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, vector), sum.minus_center());
+        sum.add(about, s);
         if KEEP >= P {
             p.store(&mut keep_p[index * lanes..]);
         }
@@ -144,8 +144,13 @@ pub(crate) fn add_terms<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
         // The lanes past the end hold minus infinity, whose term is 0 in every mode.
         let tail_len = tail.len();
         let tail = T::Vector::<S>::load_partial(token, tail, T::NEG_INFINITY);
-        let (p, s) = if MODE == PLAIN { exp.term::<{ Mode::Clamped as u8 }>(tail) } else { exp.term::<MODE>(tail) };
-        sum.add(p, s);
+        let about = sum.minus_center();
+        let (about, p, s) = if MODE == PLAIN {
+            exp.term_about::<{ Mode::Clamped as u8 }>(tail, about)
+        } else {
+            exp.term_about::<MODE>(tail, about)
+        };
+        sum.add(about, s);
         if KEEP >= P {
             p.store_partial(&mut keep_p[whole..whole + tail_len]);
         }
@@ -424,8 +429,7 @@ impl<T: Real> Chunk<'_, T> {
             return (Fold::left_out(x, max, fixed), largest::<S, T>(token, next));
         };
         let exp = Exp::new(token, temperature, shift);
-        // (Two registers at AVX2, where the loop has them to spare: with one it came out slower.)
-        let mut sum = Sum::new(token, centers::<_, MODE>(token, &exp, T::Vector::<S>::splat(token, max)));
+        let mut sum = Sum::new(token, center::<_, MODE>(token, &exp, max));
         let found = add_and_search::<S, T, KEEP, MODE>(token, &mut sum, x, keep, &exp, next, ahead);
         let partial = Partial { k: shift.k, sum: total::<S, T>(token, sum) };
         let nan = T::double(partial.sum).high.is_nan();
@@ -452,8 +456,8 @@ fn add_and_search<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
     for (index, (vector, next)) in x.chunks_exact(lanes).zip(next.chunks_exact(lanes)).enumerate() {
         token.prefetch(x, ahead.index(index * lanes));
         max = T::Vector::<S>::load(token, next).max(max);
-        let (p, s) = exp.term::<MODE>(T::Vector::<S>::load(token, vector));
-        sum.add(p, s);
+        let (about, p, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, vector), sum.minus_center());
+        sum.add(about, s);
         if KEEP >= P {
             p.store(&mut keep.p[index * lanes..]);
         }

@@ -70,8 +70,10 @@ impl<T: Real> LogSum<T> {
             return Self { max, ..<Self as Results<T>>::NAN };
         }
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
-        let (p, s) = exp.term::<{ Mode::General as u8 }>(T::Vector::<S>::splat(token, max));
-        let top = term(p.to_array().as_ref()[0], s.to_array().as_ref()[0]);
+        let max_of_all = T::Vector::<S>::splat(token, max);
+        let (u, t) = exp.factors_of::<{ Mode::General as u8 }>(max_of_all);
+        let (_, s) = exp.term::<{ Mode::General as u8 }>(max_of_all);
+        let top = term((u.to_array().as_ref()[0], t.to_array().as_ref()[0]), s.to_array().as_ref()[0]);
         let sum = T::double(fold.partial.sum);
         let mut others = sum.plus(top.negated());
         let mut is_enough = others.high >= T::dominated(logits.len) * sum.high;
@@ -123,10 +125,11 @@ impl<T: Real> Kernel for Complete<'_, T> {
     }
 }
 
-/// s (1 + p), exactly: the product of two float32 in float64, or the sum of two float64.
+/// s (1 + p), from the factors of p: what the sum has of it, be p rounded or not.
 #[inline(always)]
-fn term<T: Real>(p: T, s: T) -> Double {
-    let product = Double::product(p.to_f64(), s.to_f64());
+fn term<T: Real>((u, t): (T, T), s: T) -> Double {
+    // (Exact, of two float32; and 1 in float64.)
+    let product = Double::product(u.to_f64() * t.to_f64(), s.to_f64());
     Double::sum_of_ordered(s.to_f64(), product.high)
 }
 
@@ -276,8 +279,10 @@ impl<T: Real> Results<T> for LogSum<T> {
             return false;
         }
         let max = folds.maxima(token);
-        let of_max = of_shifts(token, temperature, folds.shifts(token)).term::<{ Mode::General as u8 }>(max);
-        let Some(logs) = T::logs(token, folds.sums(token), of_max, len) else { return false };
+        let exp = of_shifts(token, temperature, folds.shifts(token));
+        let factors = exp.factors_of::<{ Mode::General as u8 }>(max);
+        let (_, s) = exp.term::<{ Mode::General as u8 }>(max);
+        let Some(logs) = T::logs(token, folds.sums(token), (factors, s), len) else { return false };
         let mut stored = [0.0; LANES];
         real::store::<S>(logs, &mut stored);
         for (lane, to) in to.iter_mut().enumerate().take(T::LANES) {

@@ -97,10 +97,9 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
     fn double(wide: Self::Wide) -> Double;
     /// log(1 + a / b), as precisely as results of this type need.
     fn ln_1p_of_quotient(a: Double, b: Double) -> Double;
-    /// L of [`super::log_row`] of each lane, from its sum and from the p and s of its maximum; NaN where the maximum's term
-    /// is so much of the sum that little is left of the others'. `None` where this dtype has no such code.
-    fn logs<S: Simd>(token: S, sum: Wide<S>, of_max: (Self::Vector<S>, Self::Vector<S>), len: usize)
-    -> Option<Wide<S>>;
+    /// L of [`super::log_row`] of each lane, from its sum and from its maximum's term, by the factors of p and s; NaN where
+    /// that is so much of the sum that little is left of the others'. `None` where this dtype has no such code.
+    fn logs<S: Simd>(token: S, sum: Wide<S>, of_max: Term<Self::Vector<S>>, len: usize) -> Option<Wide<S>>;
     /// See [`super::log_row::dominated`].
     fn dominated(len: usize) -> f64;
     /// The reciprocal of a sum, as the sum of two values.
@@ -112,6 +111,9 @@ pub(crate) trait Real: Copy + PartialOrd + Default + Send + Sync + 'static {
 /// A number for each lane, in float64 vectors: float32's 16 lanes as two halves, float64's 8 lanes as numbers of two
 /// parts.
 pub(crate) type Wide<S> = [<S as Simd>::F64; 2];
+
+/// The factors of a term's p, and its s.
+pub(crate) type Term<V> = ((V, V), V);
 
 /// A [`Wide`] in memory.
 pub(crate) type Stored = [f64; LANES];
@@ -319,12 +321,13 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn logs<S: Simd>(token: S, sum: Wide<S>, (p, s): (S::F32, S::F32), len: usize) -> Option<Wide<S>> {
-        let (p, s, dominated) = (token.widen(p), token.widen(s), S::F64::splat(token, dominated(len)));
+    fn logs<S: Simd>(token: S, sum: Wide<S>, ((u, t), s): Term<S::F32>, len: usize) -> Option<Wide<S>> {
+        let (u, t, s) = (token.widen(u), token.widen(t), token.widen(s));
+        let dominated = S::F64::splat(token, dominated(len));
         let mut logs = sum;
         for half in 0..2 {
             // s (1 + p) as the sum of two, and what it leaves of the sum: as `log_row::term` and `Double::plus`.
-            let product = p[half].mul(s[half]);
+            let product = u[half].mul(t[half]).mul(s[half]);
             let (top, low) = two_sum_of_ordered(s[half], product);
             let zero = S::F64::splat(token, 0.0);
             let (others, lost) = two_sum(sum[half], zero.sub(top));
@@ -488,7 +491,7 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn logs<S: Simd>(_: S, _: Wide<S>, _: (S::F64, S::F64), _: usize) -> Option<Wide<S>> {
+    fn logs<S: Simd>(_: S, _: Wide<S>, _: Term<S::F64>, _: usize) -> Option<Wide<S>> {
         None
     }
 

@@ -26,8 +26,9 @@ pub(crate) struct Sum<V> {
     /// What rounding took from `high`.
     low: V,
     /// The p of the largest term, or 0. All terms have it in common, and it is made up for at the end: so the largest
-    /// leaves nothing in `apart`, where it would cost the digits of all others.
-    center: V,
+    /// leaves next to nothing in `apart` (what rounding took from its p), where it would cost the digits of all others. It
+    /// is negative here, as it is added.
+    minus_center: V,
     /// The sum of all s * (p - center), where s alone is added above.
     apart: V,
 }
@@ -43,10 +44,16 @@ impl<V: Vector> Sum<V> {
     #[inline(always)]
     pub(crate) fn new(token: V::Token, center: V) -> Self {
         let zero = V::splat(token, V::Scalar::ZERO);
-        Self { high: V::splat(token, Self::guard()), low: zero, center, apart: zero }
+        Self { high: V::splat(token, Self::guard()), low: zero, minus_center: zero.sub(center), apart: zero }
     }
 
-    /// Adds s * (1 + p) to each lane.
+    /// What terms are taken about: minus the center.
+    #[inline(always)]
+    pub(crate) fn minus_center(&self) -> V {
+        self.minus_center
+    }
+
+    /// Adds s * (1 + p) to each lane, of which p is given less the center.
     #[inline(always)]
     pub(crate) fn add(&mut self, p: V, s: V) {
         let whole = is_whole::<V::Scalar>();
@@ -59,7 +66,7 @@ impl<V: Vector> Sum<V> {
             self.low = self.low.add(p.mul_add(s, lost));
         } else {
             self.low = self.low.add(lost);
-            self.apart = p.sub(self.center).mul_add(s, self.apart);
+            self.apart = p.mul_add(s, self.apart);
         }
         self.high = high;
     }
@@ -67,7 +74,8 @@ impl<V: Vector> Sum<V> {
     /// The center of the first lane.
     #[inline(always)]
     pub(crate) fn first_center(&self) -> V::Scalar {
-        self.center.to_array().as_ref()[0]
+        // (Less than nothing, so that no center is 0 and not -0.)
+        V::Scalar::from_f64(0.0 - self.minus_center.to_array().as_ref()[0].to_f64())
     }
 
     /// What each lane has of s alone, as the sum of two, and what is apart.

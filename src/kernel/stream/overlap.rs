@@ -307,8 +307,8 @@ impl<V: Vector> Step<'_, V> {
             token.prefetch_near(std::slice::from_ref(line), AHEAD_OF_RESULTS);
         }
         self.found = V::load(token, searched).max(self.found);
-        let (p, s) = self.exp.term::<MODE>(V::load(token, x));
-        self.sum.add(p, s);
+        let (about, p, s) = self.exp.term_about::<MODE>(V::load(token, x), self.sum.minus_center());
+        self.sum.add(about, s);
         (p, s)
     }
 }
