@@ -31,7 +31,7 @@
 
 use super::column::LANES;
 use super::double::{Double, power_of_two};
-use super::real::{Real, Wide};
+use super::real::{Real, Term, Wide};
 use crate::simd::{Simd, Vector};
 
 /// |max| / T up to which the power-of-two shift alone is enough.
@@ -362,18 +362,24 @@ impl<V: Vector> Exp<V> {
     /// `(p, s)` of each lane: its term is s * (1 + p). NaN gives a p that is NaN.
     #[inline(always)]
     pub(crate) fn term<const MODE: u8>(&self, x: V) -> (V, V) {
-        let (p, z) = self.placed::<MODE>(x);
-        (p, z.power(self.power))
+        let (factors, s) = self.factored::<MODE>(x);
+        (Self::product(factors), s)
     }
 
     /// `(p - center, p, s)` of each lane, from minus the center ([`super::sum::Sum`]); float64 has none.
     #[inline(always)]
     pub(crate) fn term_about<const MODE: u8>(&self, x: V, minus_center: V) -> (V, V, V) {
-        let (x, z) = self.reduce::<MODE>(x);
-        let factors = self.factors::<MODE>(x, z);
+        let (factors, s) = self.factored::<MODE>(x);
         let p = Self::product(factors);
         let about = if V::Scalar::STEPS < 2.0 { p } else { factors.0.mul_add(factors.1, minus_center) };
-        (about, p, z.power(self.power))
+        (about, p, s)
+    }
+
+    /// The factors of which p is the product, rounded, and s.
+    #[inline(always)]
+    pub(crate) fn factored<const MODE: u8>(&self, x: V) -> Term<V> {
+        let (x, z) = self.reduce::<MODE>(x);
+        (self.factors::<MODE>(x, z), z.power(self.power))
     }
 
     /// p of each lane. (No product of a logit and log2(e) is halfway between integers, so n, and with it p, is the same
@@ -381,13 +387,6 @@ impl<V: Vector> Exp<V> {
     #[inline(always)]
     pub(crate) fn p<const MODE: u8>(&self, x: V) -> V {
         self.placed::<MODE>(x).0
-    }
-
-    /// The two factors of which p is the product, rounded.
-    #[inline(always)]
-    pub(crate) fn factors_of<const MODE: u8>(&self, x: V) -> (V, V) {
-        let (x, z) = self.reduce::<MODE>(x);
-        self.factors::<MODE>(x, z)
     }
 
     /// z, for a logit whose p is known.

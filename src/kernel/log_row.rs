@@ -70,9 +70,7 @@ impl<T: Real> LogSum<T> {
             return Self { max, ..<Self as Results<T>>::NAN };
         }
         let exp = Exp::<T::Vector<S>>::new(token, temperature, shift);
-        let max_of_all = T::Vector::<S>::splat(token, max);
-        let (u, t) = exp.factors_of::<{ Mode::General as u8 }>(max_of_all);
-        let (_, s) = exp.term::<{ Mode::General as u8 }>(max_of_all);
+        let ((u, t), s) = exp.factored::<{ Mode::General as u8 }>(T::Vector::<S>::splat(token, max));
         let top = term((u.to_array().as_ref()[0], t.to_array().as_ref()[0]), s.to_array().as_ref()[0]);
         let sum = T::double(fold.partial.sum);
         let mut others = sum.plus(top.negated());
@@ -279,10 +277,8 @@ impl<T: Real> Results<T> for LogSum<T> {
             return false;
         }
         let max = folds.maxima(token);
-        let exp = of_shifts(token, temperature, folds.shifts(token));
-        let factors = exp.factors_of::<{ Mode::General as u8 }>(max);
-        let (_, s) = exp.term::<{ Mode::General as u8 }>(max);
-        let Some(logs) = T::logs(token, folds.sums(token), (factors, s), len) else { return false };
+        let of_max = of_shifts(token, temperature, folds.shifts(token)).factored::<{ Mode::General as u8 }>(max);
+        let Some(logs) = T::logs(token, folds.sums(token), of_max, len) else { return false };
         let mut stored = [0.0; LANES];
         real::store::<S>(logs, &mut stored);
         for (lane, to) in to.iter_mut().enumerate().take(T::LANES) {

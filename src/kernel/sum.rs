@@ -74,7 +74,6 @@ impl<V: Vector> Sum<V> {
     /// The center of the first lane.
     #[inline(always)]
     pub(crate) fn first_center(&self) -> V::Scalar {
-        // (Less than nothing, so that no center is 0 and not -0.)
         V::Scalar::from_f64(0.0 - self.minus_center.to_array().as_ref()[0].to_f64())
     }
 
