@@ -74,9 +74,15 @@ impl<'a, T: Real> Keep<'a, T> {
         Self { p: &mut memory[first..][..count], ..Self::nothing() }
     }
 
+    /// [`P`] or [`TERMS`] of a row.
+    #[inline(always)]
+    pub(crate) fn of_row(what: u8, memory: &'a mut [T], len: usize) -> Self {
+        if what == TERMS { Self::terms_within(memory, len) } else { Self::within(memory, len, 1) }
+    }
+
     /// p and s of a row.
     #[inline(always)]
-    pub(crate) fn terms_within(memory: &'a mut [T], len: usize) -> Self {
+    fn terms_within(memory: &'a mut [T], len: usize) -> Self {
         let (p, s) = memory.split_at_mut(part::<T>(len, 1));
         let (s, k) = s.split_at_mut(len + 2 * T::LANES);
         let places = T::LANES..len + T::LANES;
@@ -143,9 +149,15 @@ impl<'a, T: Real> Kept<'a, T> {
         Self { p: &memory[..count], at: T::LANES, ..Self::NOTHING }
     }
 
+    /// As [`Keep::of_row`].
+    #[inline(always)]
+    pub(crate) fn of_row(what: u8, memory: &'a [T], len: usize) -> Self {
+        if what == TERMS { Self::terms_within(memory, len) } else { Self::within(memory, len, 1) }
+    }
+
     /// As [`Keep::terms_within`].
     #[inline(always)]
-    pub(crate) fn terms_within(memory: &'a [T], len: usize) -> Self {
+    fn terms_within(memory: &'a [T], len: usize) -> Self {
         let (p, s) = memory.split_at(part::<T>(len, 1));
         let (s, k) = s.split_at(len + 2 * T::LANES);
         Self { p: &p[..s.len()], s, k: &k[..chunks(len)], at: T::LANES, place: 0 }

@@ -10,7 +10,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::fold::{self, BLOCK, CHUNK, PIECES};
-use crate::kernel::kept::{self, Keep, Kept, P, TERMS};
+use crate::kernel::kept::{self, Keep, Kept, P};
 use crate::kernel::pieces::FoldRows;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::overlap::{self, FoldAndWrite};
@@ -288,23 +288,23 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         for row in rows.clone() {
             let temperature = reader.temperatures.of(row);
             let next = elements.end..elements.end + len;
-            let (kept_of, keep_of) = if keeps == TERMS {
-                (Kept::terms_within(kept, len), Keep::terms_within(keep, len))
-            } else {
-                (Kept::within(kept, len, 1), Keep::within(keep, len, 1))
-            };
-            let write = stream::WriteNext { stream, elements, kept: kept_of, row: last.row(), ahead: Ahead::NONE };
-            let (keep_of, temperature_of) = (keep_of, &temperature);
-            let fold =
-                FoldAndWrite { write, has_terms, next: next.clone(), max, keep: keep_of, temperature: temperature_of };
-            let folded = token.call(fold);
+            let (kept_of_last, keep_of_next) = (Kept::of_row(keeps, kept, len), Keep::of_row(keeps, keep, len));
+            let write = stream::WriteNext { stream, elements, kept: kept_of_last, row: last.row(), ahead: Ahead::NONE };
+            let folded = token.call(FoldAndWrite {
+                write,
+                has_terms,
+                next: next.clone(),
+                max,
+                keep: keep_of_next,
+                temperature: &temperature,
+            });
             (max, has_terms) = (folded.max, folded.has_terms);
             let results = reader.complete::<F::Row<C>, S>(token, row, &folded.fold, &temperature);
             (last, elements) = (Folded { temperature, results }, next);
             std::mem::swap(&mut kept, &mut keep);
         }
         let Folded { temperature, results } = &last;
-        let kept = if keeps == TERMS { Kept::terms_within(kept, len) } else { Kept::within(kept, len, 1) };
+        let kept = Kept::of_row(keeps, kept, len);
         let (start, results) = (elements.start, std::slice::from_ref(results));
         token.call(stream::WriteRows { stream, start, len, kept, temperature, results, ahead: Ahead::NONE });
     }

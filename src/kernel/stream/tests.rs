@@ -4,7 +4,7 @@ use super::overlap::{FoldAndWrite, keeps, largest_of_next};
 use super::{Row, Stream, WriteNext, WriteRows};
 use crate::kernel::ahead::Ahead;
 use crate::kernel::fold::{Fold, fold_row};
-use crate::kernel::kept::{self, Keep, Kept, P, TERMS};
+use crate::kernel::kept::{self, Keep, Kept, P};
 use crate::kernel::row::{Inputs, Quotient, Results, Store, Write};
 use crate::kernel::{Real, Temperature};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -122,11 +122,7 @@ impl<T: Real> Kernel for Overlapped<'_, T> {
         let rows = x.len() / len;
         for row in 0..rows {
             let next = row * len..(row + 1) * len;
-            let (kept_of, keep_of) = if what == TERMS {
-                (Kept::terms_within(kept, len), Keep::terms_within(keep, len))
-            } else {
-                (Kept::within(kept, len, 1), Keep::within(keep, len, 1))
-            };
+            let (kept_of, keep_of) = (Kept::of_row(what, kept, len), Keep::of_row(what, keep, len));
             let before = row.saturating_sub(1);
             let written = Row { temperature: temperature(before), results: &results };
             let elements = before * len..next.start;
@@ -140,7 +136,7 @@ impl<T: Real> Kernel for Overlapped<'_, T> {
             results = Quotient::new(&folded.fold);
             std::mem::swap(kept, keep);
         }
-        let kept = if what == TERMS { Kept::terms_within(kept, len) } else { Kept::within(kept, len, 1) };
+        let kept = Kept::of_row(what, kept, len);
         let (start, results) = ((rows - 1) * len, std::slice::from_ref(&results));
         token.call(WriteRows { stream, start, len, kept, temperature: temperature(rows - 1), results, ahead });
         token.fence();
