@@ -209,6 +209,8 @@ pub(crate) struct FoldStrip<'a, T: Real> {
     pub(crate) strip: Strip,
     pub(crate) temperatures: &'a [Temperature<T>],
     pub(crate) fixed: Option<&'a [Option<Shift<T>>; LANES]>,
+    /// The largest of each lane, if it is known.
+    pub(crate) max: Option<&'a [T; LANES]>,
     /// What comes of it.
     pub(crate) folds: &'a mut Folds<T>,
     pub(crate) room: &'a mut Room<T>,
@@ -220,8 +222,11 @@ impl<T: Real> Kernel for FoldStrip<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { tile, strip, temperatures, fixed, folds, room, next } = self;
-        let max = largest::<S, T>(token, tile, strip);
+        let Self { tile, strip, temperatures, fixed, max, folds, room, next } = self;
+        let max = match max {
+            Some(max) => T::Vector::<S>::load(token, max),
+            None => largest::<S, T>(token, tile, strip),
+        };
         max.store(&mut folds.max);
         folds.nan = [false; LANES];
         folds.skipped = [T::NEG_INFINITY; LANES];

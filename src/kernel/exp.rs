@@ -330,6 +330,18 @@ impl<V: Vector> Exp<V> {
         Self { magic: self.magic.sub(steps), ..self }
     }
 
+    /// What differs between lanes that have no base, and one temperature.
+    #[inline(always)]
+    pub(crate) fn anchor(&self) -> (V, V) {
+        (self.magic, self.least)
+    }
+
+    /// The same with these.
+    #[inline(always)]
+    pub(crate) fn anchored(self, magic: V, least: V) -> Self {
+        Self { magic, least, ..self }
+    }
+
     /// A part of each lane's own.
     #[inline(always)]
     fn lanes<A>(token: V::Token, all: &[A], part: impl Fn(&A) -> V::Scalar) -> V {

@@ -21,7 +21,7 @@ use super::exp::{Exp, Mode, Shift, Temperature, of_shifts};
 use super::fold::{CHUNK, FAR, Fold, fold, largest};
 use super::kept::Keep;
 use super::real::{self, Real};
-use super::row::{KeptTerms, Map, Results};
+use super::row::{KeptTerms, Map, PARTS, Results};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Of the sum of `len` float32 terms less the maximum's, the part from which on enough digits are left.
@@ -207,6 +207,17 @@ impl<V: Vector> Map<V> for LogProbability<V> {
 
     fn with_p<const MODE: u8>(&self, _: V, _: V) -> V {
         unreachable!("see `Results::KEEPS`")
+    }
+
+    #[inline(always)]
+    fn parts(&self) -> [V; PARTS] {
+        // (The last two are no lane's own: there are as many for every function.)
+        [self.minus_high, self.low, self.lowest, self.infinite]
+    }
+
+    #[inline(always)]
+    fn with_parts(self, [minus_high, low, ..]: [V; PARTS]) -> Self {
+        Self { minus_high, low, ..self }
     }
 }
 

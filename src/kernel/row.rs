@@ -63,7 +63,14 @@ pub(crate) trait Map<V: Vector>: Copy {
     fn apply<const MODE: u8>(&self, x: V) -> V;
     /// The same where p of each was kept (as it is only where [`Results::KEEPS`]).
     fn with_p<const MODE: u8>(&self, x: V, p: V) -> V;
+    /// All that can differ between the lanes of rows that are alike: of one temperature, without a base.
+    fn parts(&self) -> [V; PARTS];
+    /// The same function with these.
+    fn with_parts(self, parts: [V; PARTS]) -> Self;
 }
+
+/// See [`Map::parts`].
+pub(crate) const PARTS: usize = 4;
 
 /// `factor` (1 + p) (r + r'), for a factor of s; it is a power of two where there is but one step.
 #[inline(always)]
@@ -187,6 +194,17 @@ impl<V: Vector> Map<V> for Probability<V> {
     #[inline(always)]
     fn with_p<const MODE: u8>(&self, x: V, p: V) -> V {
         self.of(p, self.exp.place::<MODE>(x))
+    }
+
+    #[inline(always)]
+    fn parts(&self) -> [V; PARTS] {
+        let (magic, least) = self.exp.anchor();
+        [magic, least, self.reciprocal.0, self.reciprocal.1]
+    }
+
+    #[inline(always)]
+    fn with_parts(self, [magic, least, r, rest]: [V; PARTS]) -> Self {
+        Self { exp: self.exp.anchored(magic, least), reciprocal: (r, rest), ..self }
     }
 }
 

@@ -163,6 +163,11 @@ impl<'a> Source<'a> {
         });
     }
 
+    /// Whether [`Source::lines`] lends those of tiles, if the plan has one axis.
+    pub(crate) fn lends_lines<T: Element>(&self) -> bool {
+        self.plan.rows > 0 && self.lines::<T>(Tile { first: 0, lanes: 1, start: 0, len: 1, pitch: 1 }).is_some()
+    }
+
     /// The lines of a tile of type `T`, where the elements of a line lie one after another and may be lent.
     pub(crate) fn lines<T: Element>(&self, tile: Tile) -> Option<Lines<'_, T>> {
         let (lane_stride, apart) = tile.strides(self.plan, self.operand);

@@ -16,6 +16,7 @@
 
 mod blocks;
 pub(crate) mod digest;
+mod lines;
 pub(crate) mod pairs;
 mod reader;
 mod reduce;

@@ -125,31 +125,55 @@ fn results_that_trail() {
     }
 }
 
-/// Columns, whose tiles begin where lines of the output do, or cannot.
-#[test]
-#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
-fn columns() {
-    for (outer, len, lanes) in [(1, 9, 4096), (3, 40, 336), (2, 1500, 80), (2, 30, 1000), (40, 7, 16), (1, 3, 70)] {
-        let x = logits(outer * lanes, len).mapv(|value| value as f32);
-        let x = x.into_shape_with_order((outer, lanes, len)).unwrap();
-        let x = x.permuted_axes([0, 2, 1]).as_standard_layout().into_owned();
+/// Columns, whose tiles begin where lines of the output do, or cannot, and the same as rows.
+fn check_columns<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T, seven: T) {
+    let shapes = [(1, 9, 4096), (3, 40, 336), (2, 1500, 80), (1, 4700, 210), (2, 30, 1000), (40, 7, 16), (1, 3, 70)];
+    // With rows that are special, by which a whole tile takes another way, and without.
+    for ((outer, len, lanes), special) in shapes.into_iter().flat_map(|shape| [(shape, true), (shape, false)]) {
+        let x = logits(outer * lanes, len).mapv(|x| of(if special || x.abs() < 10.0 { x } else { 0.5 }));
         for level in Level::available() {
-            for threads in [1, 3] {
-                let options = Options::new().level(level).threads(threads);
-                let mut expected = Array3::<f32>::default(x.raw_dim());
-                softmax::run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(1), &options).unwrap();
-                for offset in [0, 1, 4, 15] {
-                    let mut room = Array1::from_elem(offset + x.len() + 1, 7.0f32);
-                    let slice = &mut room.as_slice_mut().unwrap()[offset..offset + x.len()];
-                    let mut out = ArrayViewMut3::from_shape((outer, len, lanes), slice).unwrap();
-                    past_the_cache(|| softmax::run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(1), &options));
-                    let name = format!("{} {outer} x {len} x {lanes}, {threads} threads, {offset} on", level.name());
-                    assert!(bits(out.iter().copied()) == bits(expected.iter().copied()), "{name}");
-                    assert!(bits([room[offset + x.len()]]) == bits([7.0f32]), "past the end, {name}");
+            for (threads, temperature) in [(1, 1.0), (3, 0.7)] {
+                let options = Options::new().level(level).threads(threads).temperature(temperature);
+                for run in [softmax::run, log_softmax::run] {
+                    let mut expected = Array2::<T>::default(x.raw_dim());
+                    run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(-1), &options).unwrap();
+                    let columns = |rows: &Array2<T>| {
+                        let rows = rows.to_shape((outer, lanes, len)).unwrap().into_owned();
+                        rows.permuted_axes([0, 2, 1]).as_standard_layout().into_owned()
+                    };
+                    let (x, expected) = (columns(&x), bits(columns(&expected)));
+                    let name = format!("{} {outer} x {len} x {lanes}, {threads} threads, {special}", level.name());
+                    let mut out = Array3::<T>::default(x.raw_dim());
+                    run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(1), &options).unwrap();
+                    assert!(bits(out) == expected, "{name}");
+                    for offset in [0, 1, 4, 15] {
+                        let mut room = Array1::from_elem(offset + x.len() + 1, seven);
+                        let slice = &mut room.as_slice_mut().unwrap()[offset..offset + x.len()];
+                        let mut out = ArrayViewMut3::from_shape((outer, len, lanes), slice).unwrap();
+                        past_the_cache(|| run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(1), &options));
+                        assert!(bits(out.iter().copied()) == expected, "{name}, {offset} on");
+                        assert!(bits([room[offset + x.len()]]) == bits([seven]), "past the end, {name}, {offset} on");
+                    }
                 }
             }
         }
     }
+}
+
+#[test]
+#[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
+fn columns_of_float32() {
+    check_columns(|value| value as f32, 7.0);
+}
+
+#[test]
+fn columns_of_float64() {
+    check_columns(|value| value, 7.0);
+}
+
+#[test]
+fn columns_of_half_precision() {
+    check_columns(f16::from_f64, f16::from_f32(7.0));
 }
 
 /// Rows together, where they lie or by way of working memory, and each by itself.

@@ -2,16 +2,18 @@
 
 use std::marker::PhantomData;
 
+use super::lines::{Copied, GROUP, MapLines, ReadLines, WriteLines};
 use super::reader::Reader;
 use super::{Call, Function, Interrupt, OUT, for_each_part};
 use crate::element::DType;
 use crate::error::Result;
 use crate::kernel::Temperature;
 use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Room, Strip, Strips, WriteRows};
+use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
-use crate::kernel::row::{Results, Store, copy_some, copy_streaming};
-use crate::memory::{Compute, Cut, Lines, LinesMut, Part, Scratch, Tile, ViewMut, scratch};
-use crate::simd::{Kernel, LINE, Simd, dispatch};
+use crate::kernel::row::{PARTS, Results, Store, copy_streaming};
+use crate::memory::{Compute, Cut, Part, Scratch, Tile, ViewMut, scratch};
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Up to so many classes, rows are lanes even where their elements lie one after another: where their own way takes
 /// longer. That of float64 does not fold rows by lanes, and half precision is converted element by element in tiles.
@@ -47,7 +49,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
-    let shape = Tiles::<C>::shape(call, call.plan.len, source.is_dense::<C>());
+    let shape = Tiles::<C>::shape(call, call.plan.len, From::of(&reader));
     let store = call.store(out.array().dtype);
     // Tiles begin where lines of the output do, which only then can be written past the cache.
     let (address, size) = (out.array().address(), out.array().dtype.size());
@@ -58,15 +60,41 @@ pub(super) fn run<F: Function, C: Compute>(
         let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();
         // Vectors reach over the end of the last row.
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
-        dispatch(call.level, MapTiles::<F, C> { tiles, early, past, part, store, function: PhantomData });
+        let parts = scratch(shape.0.next_multiple_of(GROUP * C::LANES) * PARTS)?;
+        dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, part, store, function: PhantomData });
         Ok(())
     })
+}
+
+/// Where tiles are read from.
+#[derive(Clone, Copy)]
+pub(super) enum From {
+    /// Rows that lie one after another.
+    Rows,
+    /// An array that lends the lines of a tile.
+    Lines,
+    /// Any other array, or one with a mask.
+    Elsewhere,
+}
+
+impl From {
+    pub(super) fn of<C: Compute>(reader: &Reader<'_, C>) -> Self {
+        if reader.source.is_dense::<C>() {
+            Self::Rows
+        } else if reader.mask.is_none() && reader.source.lends_lines::<C>() {
+            Self::Lines
+        } else {
+            Self::Elsewhere
+        }
+    }
 }
 
 /// Working memory for tiles, and how to fill it.
 pub(super) struct Tiles<'a, C: Compute> {
     reader: Reader<'a, C>,
     width: usize,
+    /// Of its columns, how many are in working memory at a time.
+    columns: usize,
     /// Whether a tile has whole rows.
     whole: bool,
     /// Whether the rows lie one after another.
@@ -79,6 +107,8 @@ pub(super) struct Tiles<'a, C: Compute> {
     /// Room for the fold of a chunk, and for what it is made of.
     chunk: Folds<C>,
     room: Room<C>,
+    /// The largest of each lane of the present chunk.
+    maxima: Vec<[C; LANES]>,
     /// Their temperatures: one for each, or one for all.
     temperatures: Vec<Temperature<C>>,
 }
@@ -87,17 +117,18 @@ impl<'a, C: Compute> Tiles<'a, C> {
     /// The width of tiles, and whether they have whole rows, where a tile takes `len` elements for each row.
     ///
     /// Memory gives pieces of 256 bytes of a line, and takes them, twice as fast as pieces of one vector; so tiles of
-    /// columns are no narrower, and wider while they stay in the second cache. A column too long for the last one is read
-    /// twice, chunk by chunk.
-    pub(super) fn shape(call: &Call<'_>, len: usize, dense: bool) -> (usize, bool) {
+    /// columns are no narrower, and wider while they stay in the second cache. A column too long for that is read chunk by
+    /// chunk, and once more for its results: from the array, where that lends its lines (from the last cache, if those
+    /// columns are not too long for that one, too); else a tile may fill the last cache before it comes to this.
+    pub(super) fn shape(call: &Call<'_>, len: usize, from: From) -> (usize, bool) {
         let lanes = call.plan.lanes();
         let elements = |bytes: usize| bytes / size_of::<C>() / len;
-        let (width, whole) = if dense {
-            (SMALL / len, true)
-        } else if elements(LAST) >= 4 * C::LANES {
-            (elements(SECOND).max(4 * C::LANES), true)
-        } else {
-            (8 * C::LANES, false)
+        let least = GROUP * C::LANES;
+        let (width, whole) = match from {
+            From::Rows => (SMALL / len, true),
+            _ if elements(SECOND) >= least => (elements(SECOND), true),
+            From::Elsewhere if elements(LAST) >= least => (least, true),
+            _ => (2 * least, false),
         };
         // No wider than the rows, and all threads have some.
         let most = lanes.div_ceil(if call.plan.rows > lanes { 1 } else { call.threads });
@@ -107,7 +138,8 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
         let lanes = call.plan.lanes();
-        let mut data = scratch(width * if whole { reader.len } else { CHUNK })?;
+        let columns = if whole { width } else { width.min(GROUP * C::LANES) };
+        let mut data = scratch(columns * if whole { reader.len } else { CHUNK })?;
         if !lanes.is_multiple_of(C::LANES) {
             // Lanes past the rows are computed too, and nobody reads what comes of it.
             data.fill(C::ZERO);
@@ -119,6 +151,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
         Ok(Self {
             reader,
             width,
+            columns,
             whole,
             dense: reader.source.is_dense::<C>(),
             data,
@@ -126,6 +159,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
             blocks,
             chunk: Folds::empty(),
             room: Room::new(),
+            maxima: vec![[C::ZERO; LANES]; width / C::LANES],
             temperatures,
         })
     }
@@ -171,44 +205,8 @@ impl<'a, C: Compute> Tiles<'a, C> {
         let mut fixed: Option<Vec<[_; LANES]>> = None;
         loop {
             for at in (0..len).step_by(CHUNK) {
-                let tile = self.at(first, lanes, at, CHUNK.min(len - at));
-                self.read(token, tile);
-                let after = at + tile.len;
-                let next = self.at(first, lanes, after, CHUNK.min(len - after));
-                let source = self.reader.source;
-                let lines = if next.len > 0 { source.lines::<C>(next) } else { None };
-                for index in 0..count {
-                    let strip = self.strip(index, tile.start, tile.len);
-                    let next = lines.as_ref().map_or(Next::NONE, |lines| {
-                        let line = tile.len / count * index;
-                        Next { line: lines.get(0), pitch: lines.pitch(), width: lanes, at: (line, 0) }
-                    });
-                    let shifts = fixed.as_ref().map(|fixed| &fixed[index]);
-                    // As `fold::fold_row`: chunks make blocks, and blocks make the row.
-                    let begins = at.is_multiple_of(BLOCK);
-                    let folds = match begins {
-                        true if len <= CHUNK => &mut self.strips[index],
-                        true => &mut self.blocks[index],
-                        false => &mut self.chunk,
-                    };
-                    let temperatures = match self.temperatures.len() {
-                        1 => &self.temperatures[..],
-                        _ => &self.temperatures[index * C::LANES..],
-                    };
-                    let (tile, room) = (&self.data[..], &mut self.room);
-                    token.call(FoldStrip { tile, strip, temperatures, fixed: shifts, folds, room, next });
-                    if !begins {
-                        self.blocks[index].add(&self.chunk);
-                    }
-                    if len <= CHUNK || (at + CHUNK < len && !(at + CHUNK).is_multiple_of(BLOCK)) {
-                        continue;
-                    }
-                    if at < BLOCK {
-                        self.strips[index] = self.blocks[index];
-                    } else {
-                        let block = self.blocks[index];
-                        self.strips[index].add(&block);
-                    }
+                for column in (0..lanes).step_by(self.columns) {
+                    self.fold_chunk(token, (first, lanes), at, column, fixed.as_deref());
                 }
             }
             if fixed.is_some() {
@@ -228,45 +226,105 @@ impl<'a, C: Compute> Tiles<'a, C> {
         }
     }
 
+    /// The folds of one chunk of some columns of a tile, as many as are in working memory at a time.
+    #[inline(always)]
+    fn fold_chunk<S: Simd>(
+        &mut self,
+        token: S,
+        (first, lanes): (usize, usize),
+        at: usize,
+        column: usize,
+        fixed: Option<&[[Option<Shift<C>>; LANES]]>,
+    ) {
+        let len = self.reader.len;
+        let some = self.columns.min(lanes - column);
+        let tile = self.at(first + column, some, at, CHUNK.min(len - at));
+        let searched = self.read(token, tile);
+        let (next_at, next_column) = if column + some < lanes { (at, column + some) } else { (at + tile.len, 0) };
+        let next_lanes = self.columns.min(lanes - next_column);
+        let next = self.at(first + next_column, next_lanes, next_at, CHUNK.min(len - next_at));
+        let source = self.reader.source;
+        let lines = if next.len > 0 { source.lines::<C>(next) } else { None };
+        let strips = some.div_ceil(C::LANES);
+        for within in 0..strips {
+            let index = column / C::LANES + within;
+            let strip = self.strip(within, tile.start, tile.len);
+            let next = lines.as_ref().map_or(Next::NONE, |lines| {
+                let line = tile.len / strips * within;
+                Next { line: lines.get(0), pitch: lines.pitch(), width: next.lanes, at: (line, 0) }
+            });
+            let fixed = fixed.map(|fixed| &fixed[index]);
+            // As `fold::fold_row`: chunks make blocks, and blocks make the row.
+            let begins = at.is_multiple_of(BLOCK);
+            let folds = match begins {
+                true if len <= CHUNK => &mut self.strips[index],
+                true => &mut self.blocks[index],
+                false => &mut self.chunk,
+            };
+            let temperatures = match self.temperatures.len() {
+                1 => &self.temperatures[..],
+                _ => &self.temperatures[index * C::LANES..],
+            };
+            let (tile, room) = (&self.data[..], &mut self.room);
+            let max = searched.then(|| &self.maxima[within]);
+            token.call(FoldStrip { tile, strip, temperatures, fixed, max, folds, room, next });
+            if !begins {
+                self.blocks[index].add(&self.chunk);
+            }
+            if len <= CHUNK || (at + CHUNK < len && !(at + CHUNK).is_multiple_of(BLOCK)) {
+                continue;
+            }
+            if at < BLOCK {
+                self.strips[index] = self.blocks[index];
+            } else {
+                let block = self.blocks[index];
+                self.strips[index].add(&block);
+            }
+        }
+    }
+
     /// The tile's place in the array.
     fn at(&self, first: usize, lanes: usize, start: usize, len: usize) -> Tile {
-        Tile { first, lanes, start, len, pitch: self.width }
+        Tile { first, lanes, start, len, pitch: self.columns }
     }
 
     /// Where the line of a row's element is in working memory.
     #[inline(always)]
     fn offset(&self, start: usize) -> usize {
-        if self.whole { start * self.width } else { 0 }
+        if self.whole { start * self.columns } else { 0 }
     }
 
-    /// The columns of one vector, from the line of an element on.
+    /// The columns of one vector of those in working memory, from the line of an element on.
     #[inline(always)]
     fn strip(&self, index: usize, start: usize, rows: usize) -> Strip {
-        Strip { first: self.offset(start) + index * C::LANES, rows, pitch: self.width }
+        Strip { first: self.offset(start) + index * C::LANES, rows, pitch: self.columns }
     }
 
-    /// Copies a tile into working memory; places that the mask leaves out become minus infinity.
+    /// Copies a tile into working memory; places that the mask leaves out become minus infinity. Returns whether `maxima`
+    /// has the largest of each lane.
     #[inline(always)]
-    fn read<S: Simd>(&mut self, token: S, tile: Tile) {
+    fn read<S: Simd>(&mut self, token: S, tile: Tile) -> bool {
         let source = self.reader.source;
         let offset = self.offset(tile.start);
         let data = &mut self.data[offset..];
-        let mut done = 0;
+        let (mut done, mut searched) = (0, false);
         if S::COMPACT {
             // The way below is as fast.
         } else if self.dense && tile.len == self.reader.len {
             let x = source.rows_dense_from::<C>(tile.first);
             done = token.call(ReadRows { x, rows: tile.lanes, len: tile.len, tile: data, pitch: tile.pitch });
         } else if let Some(lines) = source.lines::<C>(tile) {
-            token.call(ReadLines { lines, tile, data });
-            done = tile.lanes;
+            token.call(ReadLines { lines, tile, data, maxima: &mut self.maxima[..tile.lanes.div_ceil(C::LANES)] });
+            (done, searched) = (tile.lanes, true);
         }
         if done < tile.lanes {
             source.read_tile(tile.after(done), &mut data[done..]);
         }
         if let Some(mask) = self.reader.mask {
             mask.exclude_tile(tile, data, C::NEG_INFINITY);
+            return false;
         }
+        searched
     }
 }
 
@@ -293,6 +351,8 @@ struct MapTiles<'a, F, C: Compute> {
     early: usize,
     /// Room for the results of a tile on their way past the cache, or nothing.
     past: Scratch<C>,
+    /// Room for what the results of a tile are computed from.
+    parts: Scratch<C>,
     part: Part<'a>,
     store: Store,
     function: PhantomData<F>,
@@ -337,22 +397,54 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
                 results.push(self.tiles.reader.complete_each::<F::Row<C>, S>(token, first + lane, count, folds));
             }
         }
-        for start in (0..len).step_by(step) {
-            let tile = self.tiles.at(first, lanes, start, step.min(len - start));
+        if self.map_lines::<S>(token, self.tiles.at(first, lanes, 0, len), &results) {
+            return;
+        }
+        let columns = self.tiles.columns;
+        for (start, column) in
+            (0..len).step_by(step).flat_map(|start| (0..lanes).step_by(columns).map(move |c| (start, c)))
+        {
+            let some = columns.min(lanes - column);
+            let tile = self.tiles.at(first + column, some, start, step.min(len - start));
             if !self.tiles.whole {
                 self.tiles.read(token, tile);
             }
-            for index in 0..count {
-                let strip = self.tiles.strip(index, start, tile.len);
+            for within in 0..some.div_ceil(C::LANES) {
+                let index = column / C::LANES + within;
+                let strip = self.tiles.strip(within, start, tile.len);
                 let Tiles { data, temperatures, strips, .. } = &mut self.tiles;
                 let from = results.get(index).map_or(Strips::Alike(&strips[index]), Strips::Each);
                 let first = if temperatures.len() == 1 { 0 } else { index * C::LANES };
                 let temperatures = &temperatures[first..];
                 token.call(column::Write { tile: data, strip, temperatures, from });
             }
-            self.exclude(tile);
+            self.exclude(tile, column);
             self.store(token, tile);
         }
+    }
+
+    /// The results of a tile of whole columns, straight to where they belong, if they are alike and lie in lines.
+    #[inline(always)]
+    fn map_lines<S: Simd>(&mut self, token: S, tile: Tile, results: &[[F::Row<C>; LANES]]) -> bool {
+        let Tiles { reader, whole, data, strips, temperatures, .. } = &self.tiles;
+        let strips = &strips[..tile.lanes.div_ceil(C::LANES)];
+        if S::COMPACT || !strips.iter().all(|folds| folds.alike) {
+            return false;
+        }
+        let Some(out) = self.part.lines::<C>(tile) else { return false };
+        let (temperature, streams) = (&temperatures[0], self.store == Store::Streaming);
+        let (parts, function) = (&mut self.parts[..], PhantomData::<F>);
+        if *whole {
+            let logits = Copied { data, tile };
+            token.call(MapLines { logits, out, tile, temperature, strips, results, parts, streams, function });
+        } else if reader.mask.is_none()
+            && let Some(logits) = reader.source.lines::<C>(tile)
+        {
+            token.call(MapLines { logits, out, tile, temperature, strips, results, parts, streams, function });
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Copies a tile of results to where they belong.
@@ -383,12 +475,12 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
 
     /// Puts the result for excluded places into lanes of which the mask keeps none, and into lanes that are
     /// otherwise NaN. (Elsewhere they have it already, as the result of minus infinity.)
-    fn exclude(&mut self, tile: Tile) {
+    fn exclude(&mut self, tile: Tile, column: usize) {
         let Some(mask) = self.tiles.reader.mask else { return };
         let (excluded, offset) = (C::from_f64(F::EXCLUDED), self.tiles.offset(tile.start));
         let mut undefined = false;
         for lane in 0..tile.lanes {
-            let fold = self.tiles.get(lane);
+            let fold = self.tiles.get(column + lane);
             if self.tiles.reader.is_vacant(tile.first + lane, &fold) {
                 let data = &mut self.tiles.data[offset + lane..];
                 data.iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
@@ -397,60 +489,6 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
         }
         if undefined {
             mask.exclude_tile(tile, &mut self.tiles.data[offset..], excluded);
-        }
-    }
-}
-
-/// Copies the lines of a tile into working memory.
-struct ReadLines<'t, 'a, C> {
-    lines: Lines<'a, C>,
-    tile: Tile,
-    data: &'t mut [C],
-}
-
-/// How many lines ahead memory is asked, where nobody did before.
-const AHEAD: usize = 16;
-
-impl<C: Compute> Kernel for ReadLines<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) {
-        let Self { lines, tile, data } = self;
-        let ahead = AHEAD * lines.pitch();
-        for (index, to) in data.chunks_mut(tile.pitch).enumerate().take(tile.len) {
-            let line = lines.get(index);
-            for start in (0..line.len()).step_by(C::LANES) {
-                token.prefetch(line, ahead + start);
-            }
-            copy_some(token, line, &mut to[..line.len()]);
-        }
-    }
-}
-
-/// Copies the lines of a tile from working memory to where they belong.
-struct WriteLines<'t, 'a, C> {
-    lines: LinesMut<'a, C>,
-    tile: Tile,
-    data: &'t [C],
-    /// Whether past the cache, where lines of the tile are whole lines of memory.
-    streams: bool,
-}
-
-impl<C: Compute> Kernel for WriteLines<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, token: S) {
-        let Self { mut lines, tile, data, streams } = self;
-        for (index, from) in data.chunks(tile.pitch).enumerate().take(tile.len) {
-            let to = lines.get(index);
-            let from = &from[..to.len()];
-            if streams && to.len().is_multiple_of(C::LANES) && to.as_ptr().addr().is_multiple_of(LINE) {
-                copy_streaming(token, from, to);
-            } else {
-                copy_some(token, from, to);
-            }
         }
     }
 }

@@ -1,0 +1,285 @@
+//! Tiles of columns, line by line: copied to working memory on the way to their folds, and computed from there, or from
+//! the array once more, straight to where the results belong.
+
+use std::marker::PhantomData;
+
+use super::Function;
+use crate::kernel::Temperature;
+use crate::kernel::column::{Folds, LANES};
+use crate::kernel::exp::Mode;
+use crate::kernel::row::{Map, PARTS, Results, copy_some, copy_streaming};
+use crate::memory::{Compute, Lines, LinesMut, Tile};
+use crate::simd::{Kernel, LINE, Simd, Vector};
+
+/// Vectors of a line that are taken together: memory gives pieces of 256 bytes of a line, and takes them, twice as fast as
+/// pieces of one vector.
+pub(super) const GROUP: usize = 4;
+
+/// How many lines ahead memory is asked, where nobody did before.
+const AHEAD: usize = 16;
+
+/// Copies the lines of a tile into working memory, and notes the largest of each lane in the folds.
+pub(super) struct ReadLines<'t, 'a, C: Compute> {
+    pub(super) lines: Lines<'a, C>,
+    pub(super) tile: Tile,
+    pub(super) data: &'t mut [C],
+    pub(super) maxima: &'t mut [[C; LANES]],
+}
+
+impl<C: Compute> Kernel for ReadLines<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { lines, tile, data, maxima } = self;
+        let width = GROUP * C::LANES;
+        let mut start = 0;
+        for maxima in maxima.chunks_mut(GROUP) {
+            if start + width <= tile.lanes {
+                read::<S, C, GROUP>(token, &lines, tile, (start, width), data, maxima);
+            } else {
+                for (index, max) in maxima.iter_mut().enumerate() {
+                    let start = start + index * C::LANES;
+                    let count = C::LANES.min(tile.lanes - start);
+                    read::<S, C, 1>(token, &lines, tile, (start, count), data, std::slice::from_mut(max));
+                }
+            }
+            start += width;
+        }
+    }
+}
+
+/// So many vectors of each line from a column on, the last of them perhaps only in part.
+#[inline(always)]
+fn read<S: Simd, C: Compute, const N: usize>(
+    token: S,
+    lines: &Lines<'_, C>,
+    tile: Tile,
+    (start, count): (usize, usize),
+    data: &mut [C],
+    maxima: &mut [[C; LANES]],
+) {
+    let ahead = AHEAD * lines.pitch();
+    let mut max = [C::Vector::<S>::splat(token, C::NEG_INFINITY); N];
+    for (index, to) in data.chunks_mut(tile.pitch).enumerate().take(tile.len) {
+        let from = &lines.get(index)[start..start + count];
+        let to = &mut to[start..start + N * C::LANES];
+        for (j, max) in max.iter_mut().enumerate() {
+            token.prefetch(from, ahead + j * C::LANES);
+            let x = if count >= N * C::LANES {
+                C::Vector::<S>::load(token, &from[j * C::LANES..])
+            } else {
+                C::Vector::<S>::load_partial(token, &from[j * C::LANES..], C::ZERO)
+            };
+            x.store(&mut to[j * C::LANES..]);
+            *max = x.max(*max);
+        }
+    }
+    for (max, to) in max.iter().zip(maxima) {
+        max.store(to);
+    }
+}
+
+/// Copies the lines of a tile from working memory to where they belong.
+pub(super) struct WriteLines<'t, 'a, C> {
+    pub(super) lines: LinesMut<'a, C>,
+    pub(super) tile: Tile,
+    pub(super) data: &'t [C],
+    /// Whether past the cache, where lines of the tile are whole lines of memory.
+    pub(super) streams: bool,
+}
+
+impl<C: Compute> Kernel for WriteLines<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        let Self { mut lines, tile, data, streams } = self;
+        for (index, from) in data.chunks(tile.pitch).enumerate().take(tile.len) {
+            let to = lines.get(index);
+            let from = &from[..to.len()];
+            if streams && to.len().is_multiple_of(C::LANES) && to.as_ptr().addr().is_multiple_of(LINE) {
+                copy_streaming(token, from, to);
+            } else {
+                copy_some(token, from, to);
+            }
+        }
+    }
+}
+
+/// Where the logits of a tile are read for their results.
+pub(super) trait Logits<C> {
+    /// A line.
+    fn get(&self, line: usize) -> &[C];
+    /// From one line to the next, if later ones should be asked for.
+    fn pitch(&self) -> Option<usize>;
+}
+
+impl<C: Compute> Logits<C> for Lines<'_, C> {
+    #[inline(always)]
+    fn get(&self, line: usize) -> &[C] {
+        self.get(line)
+    }
+
+    #[inline(always)]
+    fn pitch(&self) -> Option<usize> {
+        Some(self.pitch())
+    }
+}
+
+/// A tile in working memory.
+pub(super) struct Copied<'t, C> {
+    pub(super) data: &'t [C],
+    pub(super) tile: Tile,
+}
+
+impl<C: Compute> Logits<C> for Copied<'_, C> {
+    #[inline(always)]
+    fn get(&self, line: usize) -> &[C] {
+        &self.data[line * self.tile.pitch..][..self.tile.lanes]
+    }
+
+    #[inline(always)]
+    fn pitch(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// The results of columns that are alike, from their logits to where they belong.
+pub(super) struct MapLines<'t, 'a, F: Function, C: Compute, L> {
+    pub(super) logits: L,
+    pub(super) out: LinesMut<'a, C>,
+    pub(super) tile: Tile,
+    pub(super) temperature: &'t Temperature<C>,
+    pub(super) strips: &'t [Folds<C>],
+    /// Of functions that are not [`Results::BY_LANES`].
+    pub(super) results: &'t [[F::Row<C>; LANES]],
+    /// Room for what differs from column to column, [`PARTS`] vectors for each strip.
+    pub(super) parts: &'t mut [C],
+    pub(super) streams: bool,
+    pub(super) function: PhantomData<F>,
+}
+
+/// Lines for which a group's constants stay in registers.
+const TOGETHER: usize = 64;
+
+impl<F: Function, C: Compute, L: Logits<C>> Kernel for MapLines<'_, '_, F, C, L> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        if Mode::of(self.temperature).at::<S>() == Mode::General {
+            self.write::<S, { Mode::General as u8 }>(token);
+        } else {
+            self.write::<S, { Mode::Clamped as u8 }>(token);
+        }
+    }
+}
+
+impl<F: Function, C: Compute, L: Logits<C>> MapLines<'_, '_, F, C, L> {
+    #[inline(always)]
+    fn write<S: Simd, const MODE: u8>(self, token: S) {
+        let Self { logits, mut out, tile, temperature, strips, results, parts, streams, .. } = self;
+        for (strip, parts) in parts.chunks_exact_mut(PARTS * C::LANES).enumerate().take(strips.len()) {
+            let map = map_of::<F, S, C>(token, temperature, strips, results, strip);
+            for (part, to) in map.parts().iter().zip(parts.chunks_exact_mut(C::LANES)) {
+                part.store(to);
+            }
+        }
+        let (shared, width) = (map_of::<F, S, C>(token, temperature, strips, results, 0), GROUP * C::LANES);
+        for first in (0..tile.len).step_by(TOGETHER) {
+            for start in (0..tile.lanes).step_by(width) {
+                let end = tile.lanes.min(start + width);
+                let parts = &parts[start * PARTS..][..width * PARTS];
+                let maps = [
+                    with_parts::<S, C, _>(token, shared, parts, 0),
+                    with_parts::<S, C, _>(token, shared, parts, 1),
+                    with_parts::<S, C, _>(token, shared, parts, 2),
+                    with_parts::<S, C, _>(token, shared, parts, 3),
+                ];
+                for line in first..tile.len.min(first + TOGETHER) {
+                    let (x, to) = (&logits.get(line)[start..end], &mut out.get(line)[start..end]);
+                    if end - start < width {
+                        write_some::<S, C, _, MODE>(token, &maps, x, to);
+                        continue;
+                    }
+                    let (x, to) = (&x[..GROUP * C::LANES], &mut to[..GROUP * C::LANES]);
+                    if let Some(pitch) = logits.pitch() {
+                        for strip in 0..GROUP {
+                            token.prefetch(x, AHEAD * pitch + strip * C::LANES);
+                        }
+                    }
+                    // (Not by an array of results, which would be one in memory.)
+                    if streams && to.as_ptr().addr().is_multiple_of(LINE) {
+                        let (_, to, _) = C::Vector::<S>::lines(to);
+                        apply::<S, C, _, MODE>(token, &maps[0], x, 0).stream(&mut to[0]);
+                        apply::<S, C, _, MODE>(token, &maps[1], x, 1).stream(&mut to[1]);
+                        apply::<S, C, _, MODE>(token, &maps[2], x, 2).stream(&mut to[2]);
+                        apply::<S, C, _, MODE>(token, &maps[3], x, 3).stream(&mut to[3]);
+                    } else {
+                        apply::<S, C, _, MODE>(token, &maps[0], x, 0).store(to);
+                        apply::<S, C, _, MODE>(token, &maps[1], x, 1).store(&mut to[C::LANES..]);
+                        apply::<S, C, _, MODE>(token, &maps[2], x, 2).store(&mut to[2 * C::LANES..]);
+                        apply::<S, C, _, MODE>(token, &maps[3], x, 3).store(&mut to[3 * C::LANES..]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The results of a vector of a group's logits.
+#[inline(always)]
+fn apply<S: Simd, C: Compute, M: Map<C::Vector<S>>, const MODE: u8>(
+    token: S,
+    map: &M,
+    x: &[C],
+    strip: usize,
+) -> C::Vector<S> {
+    map.apply::<MODE>(C::Vector::<S>::load(token, &x[strip * C::LANES..]))
+}
+
+/// The function of a strip.
+#[inline(always)]
+fn map_of<F: Function, S: Simd, C: Compute>(
+    token: S,
+    temperature: &Temperature<C>,
+    strips: &[Folds<C>],
+    results: &[[F::Row<C>; LANES]],
+    strip: usize,
+) -> <F::Row<C> as Results<C>>::Map<S> {
+    if F::Row::<C>::BY_LANES {
+        F::Row::<C>::alike(token, temperature, &strips[strip])
+    } else {
+        F::Row::<C>::lanes(token, std::slice::from_ref(temperature), &results[strip])
+    }
+}
+
+/// The same function with the parts of a strip of a group.
+#[inline(always)]
+fn with_parts<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, shared: M, parts: &[C], strip: usize) -> M {
+    let parts = &parts[strip * PARTS * C::LANES..];
+    shared.with_parts([
+        C::Vector::<S>::load(token, parts),
+        C::Vector::<S>::load(token, &parts[C::LANES..]),
+        C::Vector::<S>::load(token, &parts[2 * C::LANES..]),
+        C::Vector::<S>::load(token, &parts[3 * C::LANES..]),
+    ])
+}
+
+/// Less than a group of a line.
+#[inline(always)]
+fn write_some<S: Simd, C: Compute, M: Map<C::Vector<S>>, const MODE: u8>(
+    token: S,
+    maps: &[M; GROUP],
+    x: &[C],
+    to: &mut [C],
+) {
+    for ((map, x), to) in maps.iter().zip(x.chunks(C::LANES)).zip(to.chunks_mut(C::LANES)) {
+        if x.len() == C::LANES {
+            map.apply::<MODE>(C::Vector::<S>::load(token, x)).store(to);
+        } else {
+            map.apply::<MODE>(C::Vector::<S>::load_partial(token, x, C::ZERO)).store_partial(to);
+        }
+    }
+}
