@@ -239,7 +239,19 @@ pub(crate) struct Lines<'a, T> {
     elements: PhantomData<&'a [T]>,
 }
 
-impl<T: Element> Lines<'_, T> {
+impl<'a, T: Element> Lines<'a, T> {
+    /// Lines of working memory, that begin `pitch` elements from each other: so many, of `count` elements each.
+    pub(crate) fn of(data: &'a [T], pitch: usize, number: usize, count: usize) -> Self {
+        assert!(number > 0 && (number - 1) * pitch + count <= data.len());
+        Self {
+            first: data.as_ptr().cast(),
+            apart: (pitch * size_of::<T>()).cast_signed(),
+            number,
+            count,
+            elements: PhantomData,
+        }
+    }
+
     /// From one line to the next, in elements; 0 where they lie in the other direction.
     pub(crate) fn pitch(&self) -> usize {
         usize::try_from(self.apart).unwrap_or(0) / size_of::<T>()
@@ -250,7 +262,8 @@ impl<T: Element> Lines<'_, T> {
     pub(crate) fn get(&self, line: usize) -> &[T] {
         assert!(line < self.number);
         // SAFETY: the lines of a tile are within the array, see `Tile::strides` and `check`; `is_line` says that their
-        // elements are adjacent, aligned, and of type `T`; and the target does not share their memory.
+        // elements are adjacent, aligned, and of type `T`; and the target does not share their memory. Those of a slice
+        // are within it by the assertion in `of`, and it is borrowed for as long.
         #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
         unsafe {
             let first = self.first.offset(self.apart * line.cast_signed());

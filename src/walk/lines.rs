@@ -107,47 +107,10 @@ impl<C: Compute> Kernel for WriteLines<'_, '_, C> {
     }
 }
 
-/// Where the logits of a tile are read for their results.
-pub(super) trait Logits<C> {
-    /// A line.
-    fn get(&self, line: usize) -> &[C];
-    /// From one line to the next, if later ones should be asked for.
-    fn pitch(&self) -> Option<usize>;
-}
-
-impl<C: Compute> Logits<C> for Lines<'_, C> {
-    #[inline(always)]
-    fn get(&self, line: usize) -> &[C] {
-        self.get(line)
-    }
-
-    #[inline(always)]
-    fn pitch(&self) -> Option<usize> {
-        Some(self.pitch())
-    }
-}
-
-/// A tile in working memory.
-pub(super) struct Copied<'t, C> {
-    pub(super) data: &'t [C],
-    pub(super) tile: Tile,
-}
-
-impl<C: Compute> Logits<C> for Copied<'_, C> {
-    #[inline(always)]
-    fn get(&self, line: usize) -> &[C] {
-        &self.data[line * self.tile.pitch..][..self.tile.lanes]
-    }
-
-    #[inline(always)]
-    fn pitch(&self) -> Option<usize> {
-        None
-    }
-}
-
-/// The results of columns that are alike, from their logits to where they belong.
-pub(super) struct MapLines<'t, 'a, F: Function, C: Compute, L> {
-    pub(super) logits: L,
+/// The results of columns that are alike, of temperature 1, from their logits to where they belong.
+pub(super) struct MapLines<'t, 'a, F: Function, C: Compute> {
+    /// In the array, or in working memory.
+    pub(super) logits: Lines<'t, C>,
     pub(super) out: LinesMut<'a, C>,
     pub(super) tile: Tile,
     pub(super) temperature: &'t Temperature<C>,
@@ -160,25 +123,23 @@ pub(super) struct MapLines<'t, 'a, F: Function, C: Compute, L> {
     pub(super) function: PhantomData<F>,
 }
 
+/// Whether results are computed straight from the logits. (Of float64 they are a tenth faster for it, and the wheel 10 KB
+/// larger.)
+pub(super) fn maps<C: Compute>() -> bool {
+    size_of::<C>() == size_of::<f32>()
+}
+
+/// The one mode that there is code for: the other would be as much again, for temperatures along such an axis alone.
+const MODE: u8 = Mode::Clamped as u8;
+
 /// Lines for which a group's constants stay in registers.
 const TOGETHER: usize = 64;
 
-impl<F: Function, C: Compute, L: Logits<C>> Kernel for MapLines<'_, '_, F, C, L> {
+impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        if Mode::of(self.temperature).at::<S>() == Mode::General {
-            self.write::<S, { Mode::General as u8 }>(token);
-        } else {
-            self.write::<S, { Mode::Clamped as u8 }>(token);
-        }
-    }
-}
-
-impl<F: Function, C: Compute, L: Logits<C>> MapLines<'_, '_, F, C, L> {
-    #[inline(always)]
-    fn write<S: Simd, const MODE: u8>(self, token: S) {
         let Self { logits, mut out, tile, temperature, strips, results, parts, streams, .. } = self;
         for (strip, parts) in parts.chunks_exact_mut(PARTS * C::LANES).enumerate().take(strips.len()) {
             let map = map_of::<F, S, C>(token, temperature, strips, results, strip);
@@ -188,8 +149,8 @@ impl<F: Function, C: Compute, L: Logits<C>> MapLines<'_, '_, F, C, L> {
         }
         let (shared, width) = (map_of::<F, S, C>(token, temperature, strips, results, 0), GROUP * C::LANES);
         for first in (0..tile.len).step_by(TOGETHER) {
-            for start in (0..tile.lanes).step_by(width) {
-                let end = tile.lanes.min(start + width);
+            let lines = first..tile.len.min(first + TOGETHER);
+            for start in (0..tile.lanes / width * width).step_by(width) {
                 let parts = &parts[start * PARTS..][..width * PARTS];
                 let maps = [
                     with_parts::<S, C, _>(token, shared, parts, 0),
@@ -197,30 +158,27 @@ impl<F: Function, C: Compute, L: Logits<C>> MapLines<'_, '_, F, C, L> {
                     with_parts::<S, C, _>(token, shared, parts, 2),
                     with_parts::<S, C, _>(token, shared, parts, 3),
                 ];
-                for line in first..tile.len.min(first + TOGETHER) {
-                    let (x, to) = (&logits.get(line)[start..end], &mut out.get(line)[start..end]);
-                    if end - start < width {
-                        write_some::<S, C, _, MODE>(token, &maps, x, to);
-                        continue;
+                for line in lines.clone() {
+                    let (x, to) = (&logits.get(line)[start..][..width], &mut out.get(line)[start..][..width]);
+                    for strip in 0..GROUP {
+                        token.prefetch(x, AHEAD * logits.pitch() + strip * C::LANES);
                     }
-                    let (x, to) = (&x[..GROUP * C::LANES], &mut to[..GROUP * C::LANES]);
-                    if let Some(pitch) = logits.pitch() {
-                        for strip in 0..GROUP {
-                            token.prefetch(x, AHEAD * pitch + strip * C::LANES);
-                        }
-                    }
+                    let past = streams && to.as_ptr().addr().is_multiple_of(LINE);
                     // (Not by an array of results, which would be one in memory.)
-                    if streams && to.as_ptr().addr().is_multiple_of(LINE) {
-                        let (_, to, _) = C::Vector::<S>::lines(to);
-                        apply::<S, C, _, MODE>(token, &maps[0], x, 0).stream(&mut to[0]);
-                        apply::<S, C, _, MODE>(token, &maps[1], x, 1).stream(&mut to[1]);
-                        apply::<S, C, _, MODE>(token, &maps[2], x, 2).stream(&mut to[2]);
-                        apply::<S, C, _, MODE>(token, &maps[3], x, 3).stream(&mut to[3]);
+                    put::<S, C>(apply::<S, C, _>(token, &maps[0], x, 0), to, 0, past);
+                    put::<S, C>(apply::<S, C, _>(token, &maps[1], x, 1), to, 1, past);
+                    put::<S, C>(apply::<S, C, _>(token, &maps[2], x, 2), to, 2, past);
+                    put::<S, C>(apply::<S, C, _>(token, &maps[3], x, 3), to, 3, past);
+                }
+            }
+            for start in (tile.lanes / width * width..tile.lanes).step_by(C::LANES) {
+                let map = with_parts::<S, C, _>(token, shared, parts, start / C::LANES);
+                for line in lines.clone() {
+                    let (x, to) = (&logits.get(line)[start..], &mut out.get(line)[start..]);
+                    if x.len() >= C::LANES {
+                        apply::<S, C, _>(token, &map, x, 0).store(to);
                     } else {
-                        apply::<S, C, _, MODE>(token, &maps[0], x, 0).store(to);
-                        apply::<S, C, _, MODE>(token, &maps[1], x, 1).store(&mut to[C::LANES..]);
-                        apply::<S, C, _, MODE>(token, &maps[2], x, 2).store(&mut to[2 * C::LANES..]);
-                        apply::<S, C, _, MODE>(token, &maps[3], x, 3).store(&mut to[3 * C::LANES..]);
+                        map.apply::<MODE>(C::Vector::<S>::load_partial(token, x, C::ZERO)).store_partial(to);
                     }
                 }
             }
@@ -228,14 +186,20 @@ impl<F: Function, C: Compute, L: Logits<C>> MapLines<'_, '_, F, C, L> {
     }
 }
 
+/// Writes a vector of a group's results, past the cache if lines of memory begin with them.
+#[inline(always)]
+fn put<S: Simd, C: Compute>(results: C::Vector<S>, to: &mut [C], strip: usize, past: bool) {
+    let to = &mut to[strip * C::LANES..][..C::LANES];
+    if past && let (_, [line], _) = C::Vector::<S>::lines(to) {
+        results.stream(line);
+    } else {
+        results.store(to);
+    }
+}
+
 /// The results of a vector of a group's logits.
 #[inline(always)]
-fn apply<S: Simd, C: Compute, M: Map<C::Vector<S>>, const MODE: u8>(
-    token: S,
-    map: &M,
-    x: &[C],
-    strip: usize,
-) -> C::Vector<S> {
+fn apply<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, map: &M, x: &[C], strip: usize) -> C::Vector<S> {
     map.apply::<MODE>(C::Vector::<S>::load(token, &x[strip * C::LANES..]))
 }
 
@@ -265,21 +229,4 @@ fn with_parts<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, shared: M, pa
         C::Vector::<S>::load(token, &parts[2 * C::LANES..]),
         C::Vector::<S>::load(token, &parts[3 * C::LANES..]),
     ])
-}
-
-/// Less than a group of a line.
-#[inline(always)]
-fn write_some<S: Simd, C: Compute, M: Map<C::Vector<S>>, const MODE: u8>(
-    token: S,
-    maps: &[M; GROUP],
-    x: &[C],
-    to: &mut [C],
-) {
-    for ((map, x), to) in maps.iter().zip(x.chunks(C::LANES)).zip(to.chunks_mut(C::LANES)) {
-        if x.len() == C::LANES {
-            map.apply::<MODE>(C::Vector::<S>::load(token, x)).store(to);
-        } else {
-            map.apply::<MODE>(C::Vector::<S>::load_partial(token, x, C::ZERO)).store_partial(to);
-        }
-    }
 }

@@ -49,6 +49,11 @@ impl<C: Compute> Reader<'_, C> {
         if !keeps && self.mask.is_none() && self.source.is_half() { CHUNK } else { BLOCK }
     }
 
+    /// Whether all rows have temperature 1.
+    pub(super) fn is_of_temperature_one(&self) -> bool {
+        matches!(self.temperatures, Temperatures::All(temperature) if temperature.is_one())
+    }
+
     /// One element of a row; minus infinity where the mask leaves it out.
     pub(super) fn one(&self, row: usize, place: usize) -> C {
         if self.mask.is_none() && self.source.lends::<C>() {

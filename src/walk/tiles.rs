@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::lines::{Copied, GROUP, MapLines, ReadLines, WriteLines};
+use super::lines::{self, GROUP, MapLines, ReadLines, WriteLines};
 use super::reader::Reader;
 use super::{Call, Function, Interrupt, OUT, for_each_part};
 use crate::element::DType;
@@ -12,7 +12,7 @@ use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Room,
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
 use crate::kernel::row::{PARTS, Results, Store, copy_streaming};
-use crate::memory::{Compute, Cut, Part, Scratch, Tile, ViewMut, scratch};
+use crate::memory::{Compute, Cut, Lines, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Up to so many classes, rows are lanes even where their elements lie one after another: where their own way takes
@@ -60,7 +60,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();
         // Vectors reach over the end of the last row.
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
-        let parts = scratch(shape.0.next_multiple_of(GROUP * C::LANES) * PARTS)?;
+        let parts = scratch(shape.0 * PARTS)?;
         dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, part, store, function: PhantomData });
         Ok(())
     })
@@ -71,9 +71,9 @@ pub(super) fn run<F: Function, C: Compute>(
 pub(super) enum From {
     /// Rows that lie one after another.
     Rows,
-    /// An array that lends the lines of a tile.
+    /// An array that lends the lines of a tile, whose results are then computed from there ([`MapLines`]).
     Lines,
-    /// Any other array, or one with a mask.
+    /// Any other array, or one with a mask or a temperature.
     Elsewhere,
 }
 
@@ -81,7 +81,11 @@ impl From {
     pub(super) fn of<C: Compute>(reader: &Reader<'_, C>) -> Self {
         if reader.source.is_dense::<C>() {
             Self::Rows
-        } else if reader.mask.is_none() && reader.source.lends_lines::<C>() {
+        } else if lines::maps::<C>()
+            && reader.mask.is_none()
+            && reader.is_of_temperature_one()
+            && reader.source.lends_lines::<C>()
+        {
             Self::Lines
         } else {
             Self::Elsewhere
@@ -423,27 +427,25 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
         }
     }
 
-    /// The results of a tile of whole columns, straight to where they belong, if they are alike and lie in lines.
+    /// The results of a tile of whole columns, straight to where they belong, if they are alike, have no temperature, and
+    /// lie in lines.
     #[inline(always)]
     fn map_lines<S: Simd>(&mut self, token: S, tile: Tile, results: &[[F::Row<C>; LANES]]) -> bool {
         let Tiles { reader, whole, data, strips, temperatures, .. } = &self.tiles;
         let strips = &strips[..tile.lanes.div_ceil(C::LANES)];
-        if S::COMPACT || !strips.iter().all(|folds| folds.alike) {
+        if S::COMPACT || !lines::maps::<C>() || !temperatures[0].is_one() || !strips.iter().all(|folds| folds.alike) {
             return false;
         }
         let Some(out) = self.part.lines::<C>(tile) else { return false };
         let (temperature, streams) = (&temperatures[0], self.store == Store::Streaming);
         let (parts, function) = (&mut self.parts[..], PhantomData::<F>);
-        if *whole {
-            let logits = Copied { data, tile };
-            token.call(MapLines { logits, out, tile, temperature, strips, results, parts, streams, function });
-        } else if reader.mask.is_none()
-            && let Some(logits) = reader.source.lines::<C>(tile)
-        {
-            token.call(MapLines { logits, out, tile, temperature, strips, results, parts, streams, function });
-        } else {
-            return false;
-        }
+        let logits = match (whole, reader.mask) {
+            (true, _) => Some(Lines::of(data, tile.pitch, tile.len, tile.lanes)),
+            (false, None) => reader.source.lines::<C>(tile),
+            (false, Some(_)) => None,
+        };
+        let Some(logits) = logits else { return false };
+        token.call(MapLines { logits, out, tile, temperature, strips, results, parts, streams, function });
         true
     }
 
