@@ -4,7 +4,7 @@
 //! |---|---|
 //! | whose elements lie one after another | [`rows`]: lent to the kernel where they lie, several short ones together |
 //! | any other layout or dtype, or a mask | [`rows`]: copied to working memory first, some rows or a block at a time |
-//! | an axis that is not the last; few classes | [`tiles`]: a lane is a row |
+//! | an axis that is not the last; few classes | [`tiles`]: a lane is a row; columns line by line, [`lines`] |
 //! | a few elements, one after another | [`small`]: no plan is made |
 //! | that end in a few values each | [`digest`]: chunk by chunk, by the same ways |
 //! | few rows, too long for one thread | [`blocks`]: all threads on one row |

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::tiles::{From, Tiles as LogitTiles, WIDEST};
+use super::tiles::{Origin, Tiles as LogitTiles, WIDEST};
 use super::{Arguments, Call, Interrupt, LABELS as GRAD, OUT, Way, X, check_out, for_each_part, share};
 use crate::error::{Error, Result};
 use crate::kernel::column::{LANES, Strip};
@@ -150,7 +150,7 @@ impl Pair<'_> {
     fn tiles<F: Vjp, C: Compute + Gradient>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
         let plan = &self.call.plan;
         // Two operands share the caches.
-        let (width, whole) = LogitTiles::<C>::shape(self.call, 2 * plan.len, From::Elsewhere);
+        let (width, whole) = LogitTiles::<C>::shape(self.call, 2 * plan.len, Origin::Elsewhere);
         let cut = Cut::rows(self.call.rows_per_task().next_multiple_of(width));
         for_each_part(self.call, out, cut, interrupt, &|part| {
             let room = width * if whole { plan.len } else { CHUNK };

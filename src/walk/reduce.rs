@@ -3,7 +3,7 @@
 use super::blocks::Blocks;
 use super::digest;
 use super::reader::Reader;
-use super::tiles::{From, Tiles};
+use super::tiles::{Origin, Tiles};
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::error::{Error, Result};
 use crate::kernel::ahead::Ahead;
@@ -255,7 +255,7 @@ fn run<R: Reduction, C: Compute>(
         return Ok(());
     }
     let rows = call.rows_per_task().max(64).min(call.plan.rows);
-    let tiles = (way == Way::Tiles).then(|| Tiles::<C>::shape(call, call.plan.len, From::of(&reader)));
+    let tiles = (way == Way::Tiles).then(|| Tiles::<C>::shape(call, call.plan.len, Origin::of(&reader)));
     let rows = tiles.map_or(rows, |(width, _)| rows.next_multiple_of(width));
     let target = Target::new(out, &call.plan, OUT, true, Cut::rows(rows))?;
     share(call.threads, target.parts(), interrupt, &|index| {

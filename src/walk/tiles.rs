@@ -49,7 +49,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
-    let shape = Tiles::<C>::shape(call, call.plan.len, From::of(&reader));
+    let shape = Tiles::<C>::shape(call, call.plan.len, Origin::of(&reader));
     let store = call.store(out.array().dtype);
     // Tiles begin where lines of the output do, which only then can be written past the cache.
     let (address, size) = (out.array().address(), out.array().dtype.size());
@@ -68,7 +68,7 @@ pub(super) fn run<F: Function, C: Compute>(
 
 /// Where tiles are read from.
 #[derive(Clone, Copy)]
-pub(super) enum From {
+pub(super) enum Origin {
     /// Rows that lie one after another.
     Rows,
     /// An array that lends the lines of a tile, whose results are then computed from there ([`MapLines`]).
@@ -77,7 +77,7 @@ pub(super) enum From {
     Elsewhere,
 }
 
-impl From {
+impl Origin {
     pub(super) fn of<C: Compute>(reader: &Reader<'_, C>) -> Self {
         if reader.source.is_dense::<C>() {
             Self::Rows
@@ -124,14 +124,14 @@ impl<'a, C: Compute> Tiles<'a, C> {
     /// columns are no narrower, and wider while they stay in the second cache. A column too long for that is read chunk by
     /// chunk, and once more for its results: from the array, where that lends its lines (from the last cache, if those
     /// columns are not too long for that one, too); else a tile may fill the last cache before it comes to this.
-    pub(super) fn shape(call: &Call<'_>, len: usize, from: From) -> (usize, bool) {
+    pub(super) fn shape(call: &Call<'_>, len: usize, from: Origin) -> (usize, bool) {
         let lanes = call.plan.lanes();
         let elements = |bytes: usize| bytes / size_of::<C>() / len;
         let least = GROUP * C::LANES;
         let (width, whole) = match from {
-            From::Rows => (SMALL / len, true),
+            Origin::Rows => (SMALL / len, true),
             _ if elements(SECOND) >= least => (elements(SECOND), true),
-            From::Elsewhere if elements(LAST) >= least => (least, true),
+            Origin::Elsewhere if elements(LAST) >= least => (least, true),
             _ => (2 * least, false),
         };
         // No wider than the rows, and all threads have some.
