@@ -4,6 +4,7 @@
 use std::marker::PhantomData;
 
 use super::Function;
+use super::reader::Reader;
 use crate::kernel::Temperature;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::exp::Mode;
@@ -18,7 +19,7 @@ pub(super) const GROUP: usize = 4;
 /// How many lines ahead memory is asked, where nobody did before.
 const AHEAD: usize = 16;
 
-/// Copies the lines of a tile into working memory, and notes the largest of each lane in the folds.
+/// Copies the lines of a tile into working memory, and finds the largest of each lane on the way.
 pub(super) struct ReadLines<'t, 'a, C: Compute> {
     pub(super) lines: Lines<'a, C>,
     pub(super) tile: Tile,
@@ -123,13 +124,14 @@ pub(super) struct MapLines<'t, 'a, F: Function, C: Compute> {
     pub(super) function: PhantomData<F>,
 }
 
-/// Whether results are computed straight from the logits. (Of float64 they are a tenth faster for it, and the wheel 10 KB
-/// larger.)
-pub(super) fn maps<C: Compute>() -> bool {
-    size_of::<C>() == size_of::<f32>()
+/// Whether there is code for [`MapLines`] of these rows: of float64, which is a tenth faster so, and of temperatures it
+/// would add 30 KB to the wheel.
+#[inline(always)]
+pub(super) fn maps<C: Compute>(reader: &Reader<'_, C>) -> bool {
+    size_of::<C>() == size_of::<f32>() && reader.is_of_temperature_one()
 }
 
-/// The one mode that there is code for: the other would be as much again, for temperatures along such an axis alone.
+/// The one mode of the reduction that this takes.
 const MODE: u8 = Mode::Clamped as u8;
 
 /// Lines for which a group's constants stay in registers.
@@ -141,16 +143,24 @@ impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
         let Self { logits, mut out, tile, temperature, strips, results, parts, streams, .. } = self;
+        let mut shared = None;
         for (strip, parts) in parts.chunks_exact_mut(PARTS * C::LANES).enumerate().take(strips.len()) {
-            let map = map_of::<F, S, C>(token, temperature, strips, results, strip);
+            let map = if F::Row::<C>::BY_LANES {
+                F::Row::<C>::alike(token, temperature, &strips[strip])
+            } else {
+                F::Row::<C>::lanes(token, std::slice::from_ref(temperature), &results[strip])
+            };
             for (part, to) in map.parts().iter().zip(parts.chunks_exact_mut(C::LANES)) {
                 part.store(to);
             }
+            shared = Some(map);
         }
-        let (shared, width) = (map_of::<F, S, C>(token, temperature, strips, results, 0), GROUP * C::LANES);
+        let Some(shared) = shared else { return };
+        let width = GROUP * C::LANES;
+        let in_groups = tile.lanes / width * width;
         for first in (0..tile.len).step_by(TOGETHER) {
             let lines = first..tile.len.min(first + TOGETHER);
-            for start in (0..tile.lanes / width * width).step_by(width) {
+            for start in (0..in_groups).step_by(width) {
                 let parts = &parts[start * PARTS..][..width * PARTS];
                 let maps = [
                     with_parts::<S, C, _>(token, shared, parts, 0),
@@ -171,14 +181,21 @@ impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
                     put::<S, C>(apply::<S, C, _>(token, &maps[3], x, 3), to, 3, past);
                 }
             }
-            for start in (tile.lanes / width * width..tile.lanes).step_by(C::LANES) {
+            for start in (in_groups..tile.lanes).step_by(C::LANES) {
                 let map = with_parts::<S, C, _>(token, shared, parts, start / C::LANES);
                 for line in lines.clone() {
                     let (x, to) = (&logits.get(line)[start..], &mut out.get(line)[start..]);
-                    if x.len() >= C::LANES {
-                        apply::<S, C, _>(token, &map, x, 0).store(to);
+                    // (Lines of working memory end with a whole vector.)
+                    let x = if x.len() >= C::LANES {
+                        C::Vector::<S>::load(token, x)
                     } else {
-                        map.apply::<MODE>(C::Vector::<S>::load_partial(token, x, C::ZERO)).store_partial(to);
+                        C::Vector::<S>::load_partial(token, x, C::ZERO)
+                    };
+                    let results = map.apply::<MODE>(x);
+                    if to.len() >= C::LANES {
+                        results.store(to);
+                    } else {
+                        results.store_partial(to);
                     }
                 }
             }
@@ -203,23 +220,7 @@ fn apply<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, map: &M, x: &[C], 
     map.apply::<MODE>(C::Vector::<S>::load(token, &x[strip * C::LANES..]))
 }
 
-/// The function of a strip.
-#[inline(always)]
-fn map_of<F: Function, S: Simd, C: Compute>(
-    token: S,
-    temperature: &Temperature<C>,
-    strips: &[Folds<C>],
-    results: &[[F::Row<C>; LANES]],
-    strip: usize,
-) -> <F::Row<C> as Results<C>>::Map<S> {
-    if F::Row::<C>::BY_LANES {
-        F::Row::<C>::alike(token, temperature, &strips[strip])
-    } else {
-        F::Row::<C>::lanes(token, std::slice::from_ref(temperature), &results[strip])
-    }
-}
-
-/// The same function with the parts of a strip of a group.
+/// The function of a strip of a group, from its parts and what all have in common.
 #[inline(always)]
 fn with_parts<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, shared: M, parts: &[C], strip: usize) -> M {
     let parts = &parts[strip * PARTS * C::LANES..];

@@ -1,7 +1,7 @@
 //! Results that are written past the cache: the same bits as through it, for rows of every length and place.
 
 use half::{bf16, f16};
-use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis as NdAxis};
+use ndarray::{Array1, Array2, Array3, ArrayRef, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis as NdAxis, Ix3};
 
 use crate::error::Result;
 use crate::memory::{HAS_NO_CACHE, View, ViewMut};
@@ -17,6 +17,22 @@ fn past_the_cache(call: impl FnOnce() -> Result<()>) {
     let result = call();
     HAS_NO_CACHE.set(false);
     assert_eq!(result, Ok(()));
+}
+
+/// The results of a call past the cache, at each of some places after the beginning of a line, with something after them.
+fn check_places<T: Float + Into<f64>>(
+    expected: &[u64],
+    places: &[usize],
+    seven: T,
+    name: &str,
+    call: impl Fn(&mut [T]) -> Result<()>,
+) {
+    for place in places {
+        let mut room = vec![seven; place + expected.len() + 1];
+        past_the_cache(|| call(&mut room[*place..place + expected.len()]));
+        assert!(bits(room[*place..place + expected.len()].iter().copied()) == expected, "{name}, {place} on");
+        assert!(bits([room[place + expected.len()]]) == bits([seven]), "past the end, {name}, {place} on");
+    }
 }
 
 fn logits(rows: usize, len: usize) -> Array2<f64> {
@@ -57,15 +73,11 @@ fn check<X: Element, T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) 
                     let mut expected = Array2::<T>::default(x.raw_dim());
                     run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(-1), options).unwrap();
                     // Outputs that begin at, before and after the beginning of a line, the last elements past them.
-                    for offset in [0, 1, 5] {
-                        let mut room = Array1::from_elem(offset + x.len() + 1, seven);
-                        let slice = &mut room.as_slice_mut().unwrap()[offset..offset + x.len()];
-                        let mut out = ArrayViewMut2::from_shape((rows, len), slice).unwrap();
-                        past_the_cache(|| run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(-1), options));
-                        let name = format!("{} {rows} x {len} options {case}, {offset} on", level.name());
-                        assert!(bits(out.iter().copied()) == bits(expected.iter().copied()), "{name}");
-                        assert!(bits([room[offset + x.len()]]) == bits([seven]), "past the end, {name}");
-                    }
+                    let name = format!("{} {rows} x {len} options {case}", level.name());
+                    check_places(&bits(expected), &[0, 1, 5], seven, &name, |out| {
+                        let mut out = ArrayViewMut2::from_shape((rows, len), out).unwrap();
+                        run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(-1), options)
+                    });
                 }
             }
         }
@@ -131,33 +143,54 @@ fn check_columns<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T
     // With rows that are special, by which a whole tile takes another way, and without.
     for ((outer, len, lanes), special) in shapes.into_iter().flat_map(|shape| [(shape, true), (shape, false)]) {
         let x = logits(outer * lanes, len).mapv(|x| of(if special || x.abs() < 10.0 { x } else { 0.5 }));
+        // (Where nothing is special, every row keeps some.)
+        let kept = Array2::from_shape_fn(x.raw_dim(), |(row, place)| {
+            (row * 7 + place * 5) % 11 > 2 && !(special && row % 13 == 5) || !special && place == 0
+        });
         for level in Level::available() {
-            for (threads, temperature) in [(1, 1.0), (3, 1.0), (3, 0.7)] {
-                let options = Options::new().level(level).threads(threads).temperature(temperature);
-                for run in [softmax::run, log_softmax::run] {
+            for (threads, temperature, is_masked) in
+                [(1, 1.0, false), (3, 1.0, false), (3, 0.7, false), (1, 1.0, true), (3, 0.7, true)]
+            {
+                let plain = Options::new().level(level).threads(threads).temperature(temperature);
+                let name = format!(
+                    "{} {outer} x {len} x {lanes}, {threads}, {temperature}, {is_masked} {special}",
+                    level.name()
+                );
+                for (run, in_place) in [
+                    (softmax::run as Run, softmax::softmax_in_place as InPlace<T>),
+                    (log_softmax::run, log_softmax::log_softmax_in_place),
+                ] {
+                    let options = if is_masked { plain.clone().keep(&kept) } else { plain.clone() };
                     let mut expected = Array2::<T>::default(x.raw_dim());
                     run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(-1), &options).unwrap();
-                    let columns = |rows: &Array2<T>| {
-                        let rows = rows.to_shape((outer, lanes, len)).unwrap().into_owned();
-                        rows.permuted_axes([0, 2, 1]).as_standard_layout().into_owned()
-                    };
-                    let (x, expected) = (columns(&x), bits(columns(&expected)));
-                    let name = format!("{} {outer} x {len} x {lanes}, {threads} threads, {special}", level.name());
+
+                    let (x, expected) = (columns(&x, outer), bits(columns(&expected, outer)));
+                    let kept = columns(&kept, outer);
+                    let options = if is_masked { plain.clone().keep(&kept) } else { plain.clone() };
                     let mut out = Array3::<T>::default(x.raw_dim());
                     run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(1), &options).unwrap();
                     assert!(bits(out) == expected, "{name}");
-                    for offset in [0, 1, 4, 15] {
-                        let mut room = Array1::from_elem(offset + x.len() + 1, seven);
-                        let slice = &mut room.as_slice_mut().unwrap()[offset..offset + x.len()];
-                        let mut out = ArrayViewMut3::from_shape((outer, len, lanes), slice).unwrap();
-                        past_the_cache(|| run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(1), &options));
-                        assert!(bits(out.iter().copied()) == expected, "{name}, {offset} on");
-                        assert!(bits([room[offset + x.len()]]) == bits([seven]), "past the end, {name}, {offset} on");
-                    }
+                    let mut data = x.clone();
+                    in_place(&mut data, Axis::One(1), &options).unwrap();
+                    assert!(bits(data) == expected, "in place, {name}");
+                    check_places(&expected, &[0, 1, 4, 15], seven, &name, |out| {
+                        let mut out = ArrayViewMut3::from_shape((outer, len, lanes), out).unwrap();
+                        run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(1), &options)
+                    });
                 }
             }
         }
     }
+}
+
+type Run = fn(&View<'_>, &mut ViewMut<'_>, &Axis, &Options<'_>) -> Result<()>;
+type InPlace<T> = fn(&mut ArrayRef<T, Ix3>, Axis, &Options<'_>) -> Result<()>;
+
+/// Rows as columns of so many matrices.
+fn columns<T: Copy>(rows: &Array2<T>, outer: usize) -> Array3<T> {
+    let (count, len) = rows.dim();
+    let rows = rows.to_shape((outer, count / outer, len)).unwrap();
+    rows.permuted_axes([0, 2, 1]).as_standard_layout().into_owned()
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();
         // Vectors reach over the end of the last row.
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
-        let parts = scratch(shape.0 * PARTS)?;
+        let parts = scratch(if lines::maps(&reader) && !tiles.dense { shape.0 * PARTS } else { 0 })?;
         dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, part, store, function: PhantomData });
         Ok(())
     })
@@ -81,11 +81,7 @@ impl Origin {
     pub(super) fn of<C: Compute>(reader: &Reader<'_, C>) -> Self {
         if reader.source.is_dense::<C>() {
             Self::Rows
-        } else if lines::maps::<C>()
-            && reader.mask.is_none()
-            && reader.is_of_temperature_one()
-            && reader.source.lends_lines::<C>()
-        {
+        } else if lines::maps(reader) && reader.mask.is_none() && reader.source.lends_lines::<C>() {
             Self::Lines
         } else {
             Self::Elsewhere
@@ -111,7 +107,7 @@ pub(super) struct Tiles<'a, C: Compute> {
     /// Room for the fold of a chunk, and for what it is made of.
     chunk: Folds<C>,
     room: Room<C>,
-    /// The largest of each lane of the present chunk.
+    /// The largest of each lane of the present chunk, where it is copied line by line.
     maxima: Vec<[C; LANES]>,
     /// Their temperatures: one for each, or one for all.
     temperatures: Vec<Temperature<C>>,
@@ -142,6 +138,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
 
     pub(super) fn new(call: &Call<'_>, reader: Reader<'a, C>, (width, whole): (usize, bool)) -> Result<Self> {
         let lanes = call.plan.lanes();
+        let dense = reader.source.is_dense::<C>();
         let columns = if whole { width } else { width.min(GROUP * C::LANES) };
         let mut data = scratch(columns * if whole { reader.len } else { CHUNK })?;
         if !lanes.is_multiple_of(C::LANES) {
@@ -157,21 +154,15 @@ impl<'a, C: Compute> Tiles<'a, C> {
             width,
             columns,
             whole,
-            dense: reader.source.is_dense::<C>(),
+            dense,
             data,
             strips,
             blocks,
             chunk: Folds::empty(),
             room: Room::new(),
-            maxima: vec![[C::ZERO; LANES]; width / C::LANES],
+            maxima: vec![[C::ZERO; LANES]; if dense { 0 } else { columns / C::LANES }],
             temperatures,
         })
-    }
-
-    /// The temperatures of a strip.
-    #[inline(always)]
-    fn temperatures(&self, strip: usize) -> &[Temperature<C>] {
-        if self.temperatures.len() == 1 { &self.temperatures } else { &self.temperatures[strip * C::LANES..] }
     }
 
     /// The fold of a row of the present tile.
@@ -219,7 +210,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
             for index in 0..count {
                 let within = C::LANES.min(lanes - index * C::LANES);
                 if !self.strips[index].alike
-                    && let Some(retry) = self.strips[index].retry(self.temperatures(index), within)
+                    && let Some(retry) = self.strips[index].retry(of_strip(&self.temperatures, index), within)
                 {
                     fixed.get_or_insert_with(|| vec![[None; LANES]; count])[index] = retry;
                 }
@@ -265,10 +256,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
                 true => &mut self.blocks[index],
                 false => &mut self.chunk,
             };
-            let temperatures = match self.temperatures.len() {
-                1 => &self.temperatures[..],
-                _ => &self.temperatures[index * C::LANES..],
-            };
+            let temperatures = of_strip(&self.temperatures, index);
             let (tile, room) = (&self.data[..], &mut self.room);
             let max = searched.then(|| &self.maxima[within]);
             token.call(FoldStrip { tile, strip, temperatures, fixed, max, folds, room, next });
@@ -332,6 +320,12 @@ impl<'a, C: Compute> Tiles<'a, C> {
     }
 }
 
+/// The temperatures of a strip: one for all, or one for each lane.
+#[inline(always)]
+fn of_strip<C: Compute>(temperatures: &[Temperature<C>], strip: usize) -> &[Temperature<C>] {
+    if temperatures.len() == 1 { temperatures } else { &temperatures[strip * C::LANES..] }
+}
+
 /// The arguments of [`Tiles::fold`].
 struct FoldTile<'t, 'a, C: Compute> {
     tiles: &'t mut Tiles<'a, C>,
@@ -355,7 +349,7 @@ struct MapTiles<'a, F, C: Compute> {
     early: usize,
     /// Room for the results of a tile on their way past the cache, or nothing.
     past: Scratch<C>,
-    /// Room for what the results of a tile are computed from.
+    /// Room for what differs between the columns of [`MapLines`], or nothing.
     parts: Scratch<C>,
     part: Part<'a>,
     store: Store,
@@ -404,43 +398,46 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
         if self.map_lines::<S>(token, self.tiles.at(first, lanes, 0, len), &results) {
             return;
         }
-        let columns = self.tiles.columns;
-        for (start, column) in
-            (0..len).step_by(step).flat_map(|start| (0..lanes).step_by(columns).map(move |c| (start, c)))
-        {
-            let some = columns.min(lanes - column);
-            let tile = self.tiles.at(first + column, some, start, step.min(len - start));
-            if !self.tiles.whole {
-                self.tiles.read(token, tile);
+        for start in (0..len).step_by(step) {
+            for column in (0..lanes).step_by(self.tiles.columns) {
+                let some = self.tiles.columns.min(lanes - column);
+                let tile = self.tiles.at(first + column, some, start, step.min(len - start));
+                self.write_tile(token, tile, column / C::LANES, &results);
             }
-            for within in 0..some.div_ceil(C::LANES) {
-                let index = column / C::LANES + within;
-                let strip = self.tiles.strip(within, start, tile.len);
-                let Tiles { data, temperatures, strips, .. } = &mut self.tiles;
-                let from = results.get(index).map_or(Strips::Alike(&strips[index]), Strips::Each);
-                let first = if temperatures.len() == 1 { 0 } else { index * C::LANES };
-                let temperatures = &temperatures[first..];
-                token.call(column::Write { tile: data, strip, temperatures, from });
-            }
-            self.exclude(tile, column);
-            self.store(token, tile);
         }
+    }
+
+    /// The results of some columns, whose first strip has this number, by way of working memory.
+    #[inline(always)]
+    fn write_tile<S: Simd>(&mut self, token: S, tile: Tile, first: usize, results: &[[F::Row<C>; LANES]]) {
+        if !self.tiles.whole {
+            self.tiles.read(token, tile);
+        }
+        for within in 0..tile.lanes.div_ceil(C::LANES) {
+            let (index, strip) = (first + within, self.tiles.strip(within, tile.start, tile.len));
+            let Tiles { data, temperatures, strips, .. } = &mut self.tiles;
+            let from = results.get(index).map_or(Strips::Alike(&strips[index]), Strips::Each);
+            let temperatures = of_strip(temperatures, index);
+            token.call(column::Write { tile: data, strip, temperatures, from });
+        }
+        self.exclude(tile, first);
+        self.store(token, tile);
     }
 
     /// The results of a tile of whole columns, straight to where they belong, if they are alike, have no temperature, and
     /// lie in lines.
     #[inline(always)]
     fn map_lines<S: Simd>(&mut self, token: S, tile: Tile, results: &[[F::Row<C>; LANES]]) -> bool {
-        let Tiles { reader, whole, data, strips, temperatures, .. } = &self.tiles;
+        let Tiles { reader, whole, dense, data, strips, temperatures, .. } = &self.tiles;
         let strips = &strips[..tile.lanes.div_ceil(C::LANES)];
-        if S::COMPACT || !lines::maps::<C>() || !temperatures[0].is_one() || !strips.iter().all(|folds| folds.alike) {
+        if S::COMPACT || !lines::maps(reader) || *dense || !strips.iter().all(|folds| folds.alike) {
             return false;
         }
         let Some(out) = self.part.lines::<C>(tile) else { return false };
         let (temperature, streams) = (&temperatures[0], self.store == Store::Streaming);
         let (parts, function) = (&mut self.parts[..], PhantomData::<F>);
         let logits = match (whole, reader.mask) {
-            (true, _) => Some(Lines::of(data, tile.pitch, tile.len, tile.lanes)),
+            (true, _) => Some(Lines::of(data, tile.pitch, tile.len, tile.lanes.next_multiple_of(C::LANES))),
             (false, None) => reader.source.lines::<C>(tile),
             (false, Some(_)) => None,
         };
@@ -476,13 +473,14 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
     }
 
     /// Puts the result for excluded places into lanes of which the mask keeps none, and into lanes that are
-    /// otherwise NaN. (Elsewhere they have it already, as the result of minus infinity.)
-    fn exclude(&mut self, tile: Tile, column: usize) {
+    /// otherwise NaN, of a tile whose first strip has this number. (Elsewhere they have it already, as the result of minus
+    /// infinity.)
+    fn exclude(&mut self, tile: Tile, first: usize) {
         let Some(mask) = self.tiles.reader.mask else { return };
         let (excluded, offset) = (C::from_f64(F::EXCLUDED), self.tiles.offset(tile.start));
         let mut undefined = false;
         for lane in 0..tile.lanes {
-            let fold = self.tiles.get(column + lane);
+            let fold = self.tiles.get(first * C::LANES + lane);
             if self.tiles.reader.is_vacant(tile.first + lane, &fold) {
                 let data = &mut self.tiles.data[offset + lane..];
                 data.iter_mut().step_by(tile.pitch).take(tile.len).for_each(|x| *x = excluded);
