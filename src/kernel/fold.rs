@@ -110,36 +110,85 @@ pub(crate) fn sum_in_mode<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
     sum
 }
 
+/// Adds the terms of some vectors of logits and, if `SEARCH`, finds the largest of as many that follow in `next`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a loop's own")]
+fn add_vectors<S: Simd, T: Real, const KEEP: u8, const MODE: u8, const SEARCH: bool>(
+    token: S,
+    sum: &mut Sum<T::Vector<S>>,
+    max: &mut T::Vector<S>,
+    x: &[T],
+    next: &[T],
+    keep: &mut Keep<'_, T>,
+    exp: &Exp<T::Vector<S>>,
+    ahead: Ahead,
+) {
+    let lanes = T::LANES;
+    let next = if SEARCH { next } else { x };
+    // (What keeps p is held up by its stores.)
+    let pairs = if S::PAIRS && KEEP == NOTHING { x.len() / (2 * lanes) * (2 * lanes) } else { 0 };
+    let two = x[..pairs].chunks_exact(2 * lanes).zip(next[..pairs].chunks_exact(2 * lanes));
+    for (index, (vectors, next)) in two.enumerate() {
+        let at = [2 * index * lanes, (2 * index + 1) * lanes];
+        ask::<S, T, KEEP>(token, x, at[0], ahead);
+        ask::<S, T, KEEP>(token, x, at[1], ahead);
+        if SEARCH {
+            *max = T::Vector::<S>::load(token, next).max(*max);
+            *max = T::Vector::<S>::load(token, &next[lanes..]).max(*max);
+        }
+        // Both before their sums: so operations that do not depend on each other stand side by side.
+        let first = exp.term_about::<MODE>(T::Vector::<S>::load(token, vectors), sum.minus_center());
+        let second = exp.term_about::<MODE>(T::Vector::<S>::load(token, &vectors[lanes..]), sum.minus_center());
+        sum.add(first.0, first.2);
+        sum.add(second.0, second.2);
+        (*sum, *max) = (sum.carried(), max.carried());
+    }
+    let one = x[pairs..].chunks_exact(lanes).zip(next[pairs..].chunks_exact(lanes));
+    for (index, (vector, next)) in one.enumerate() {
+        let at = pairs + index * lanes;
+        ask::<S, T, KEEP>(token, x, at, ahead);
+        if SEARCH {
+            *max = T::Vector::<S>::load(token, next).max(*max);
+        }
+        let (about, p, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, vector), sum.minus_center());
+        sum.add(about, s);
+        if KEEP >= P {
+            p.store(&mut keep.p[at..]);
+        }
+        if KEEP >= TERMS {
+            s.store(&mut keep.s[at..]);
+        }
+        (*sum, *max) = (sum.carried(), max.carried());
+    }
+}
+
+/// Asks for what lies ahead of an element.
+#[inline(always)]
+fn ask<S: Simd, T: Real, const KEEP: u8>(token: S, x: &[T], element: usize, ahead: Ahead) {
+    // (What keeps no p has no results in the caches. Its loop is short enough for a branch to show.)
+    if KEEP > NOTHING && ahead.is_near() {
+        token.prefetch_near(x, ahead.index(element));
+    } else {
+        token.prefetch(x, ahead.index(element));
+    }
+}
+
 /// Adds the terms of the last logits of a chunk.
 #[inline(always)]
 pub(crate) fn add_terms<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
     token: S,
     sum: &mut Sum<T::Vector<S>>,
     x: &[T],
-    keep: Keep<'_, T>,
+    mut keep: Keep<'_, T>,
     exp: &Exp<T::Vector<S>>,
     ahead: Ahead,
 ) {
     let lanes = T::LANES;
     let whole = x.len() / lanes * lanes;
     let (x, tail) = x.split_at(whole);
+    let mut none = T::Vector::<S>::splat(token, T::NEG_INFINITY);
+    add_vectors::<S, T, KEEP, MODE, false>(token, sum, &mut none, x, &[], &mut keep, exp, ahead);
     let Keep { p: keep_p, s: keep_s, .. } = keep;
-    for (index, vector) in x.chunks_exact(lanes).enumerate() {
-        // (What keeps no p has no results in the caches. Its loop is short enough for a branch to show.)
-        if KEEP > NOTHING && ahead.is_near() {
-            token.prefetch_near(x, ahead.index(index * lanes));
-        } else {
-            token.prefetch(x, ahead.index(index * lanes));
-        }
-        let (about, p, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, vector), sum.minus_center());
-        sum.add(about, s);
-        if KEEP >= P {
-            p.store(&mut keep_p[index * lanes..]);
-        }
-        if KEEP >= TERMS {
-            s.store(&mut keep_s[index * lanes..]);
-        }
-    }
     if !tail.is_empty() {
         // The lanes past the end hold minus infinity, whose term is 0 in every mode.
         let tail_len = tail.len();
@@ -453,15 +502,7 @@ fn add_and_search<S: Simd, T: Real, const KEEP: u8, const MODE: u8>(
     let (x, x_rest) = x.split_at(both);
     let (next, next_rest) = next.split_at(both);
     let mut max = T::Vector::<S>::splat(token, T::NEG_INFINITY);
-    for (index, (vector, next)) in x.chunks_exact(lanes).zip(next.chunks_exact(lanes)).enumerate() {
-        token.prefetch(x, ahead.index(index * lanes));
-        max = T::Vector::<S>::load(token, next).max(max);
-        let (about, p, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, vector), sum.minus_center());
-        sum.add(about, s);
-        if KEEP >= P {
-            p.store(&mut keep.p[index * lanes..]);
-        }
-    }
+    add_vectors::<S, T, KEEP, MODE, true>(token, sum, &mut max, x, next, &mut keep, exp, ahead);
     if !next_rest.is_empty() {
         max = T::Vector::<S>::load_partial(token, next_rest, T::NEG_INFINITY).max(max);
     }

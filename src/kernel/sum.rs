@@ -71,6 +71,12 @@ impl<V: Vector> Sum<V> {
         self.high = high;
     }
 
+    /// See [`Vector::carried`].
+    #[inline(always)]
+    pub(crate) fn carried(self) -> Self {
+        Self { high: self.high.carried(), low: self.low.carried(), apart: self.apart.carried(), ..self }
+    }
+
     /// The center of the first lane.
     #[inline(always)]
     pub(crate) fn first_center(&self) -> V::Scalar {

@@ -1,5 +1,6 @@
 //! AVX2 with FMA: two registers are one [`Vector`].
 
+use std::arch::asm;
 #[allow(clippy::wildcard_imports, reason = "the intrinsics have names of their own")]
 use std::arch::x86_64::*;
 
@@ -30,11 +31,23 @@ macro_rules! witnessed {
     }};
 }
 
+/// Masks of the first lanes, all that there are, one lane less with each number on: the number of lanes before the end of
+/// the ones tells which.
+static FIRST: [i32; 32] = {
+    let mut lanes = [0; 32];
+    let mut lane = 0;
+    while lane < 16 {
+        lanes[lane] = -1;
+        lane += 1;
+    }
+    lanes
+};
+
 /// One vector type; the table below names its intrinsics.
 macro_rules! vector {
     (
         $name:ident, $scalar:ty, $register:ty, half $half:literal, lanes $lanes:literal,
-        splat $splat:ident, load $load:ident, store $store:ident, stream $stream:ident,
+        splat $splat:ident, load $load:ident, some $load_some:ident($integers:ident), store $store:ident, stream $stream:ident,
         add $add:ident, sub $sub:ident, mul $mul:ident, div $div:ident, fma $fma:ident, max $max:ident, min $min:ident,
         less $less:ident, blend $blend:ident, signs $signs:ident,
         { $($power:item)* }
@@ -59,6 +72,17 @@ macro_rules! vector {
                 let from = &from[..$lanes];
                 // Reads exactly the two halves of the slice that was just cut.
                 witnessed!(Self($load(from.as_ptr()), $load(from[$half..].as_ptr())))
+            }
+
+            #[inline(always)]
+            fn load_partial(token: Avx2, from: &[$scalar], fill: $scalar) -> Self {
+                let which = Self::first_lanes(token, from.len());
+                // Lanes that the masks leave out are not read, nor do they fault; so the upper half may be past the slice.
+                let some = witnessed!(Self(
+                    $load_some(from.as_ptr(), $integers(which.0)),
+                    $load_some(from.as_ptr().wrapping_add($half), $integers(which.1))
+                ));
+                Self::select(which, some, Self::splat(token, fill))
             }
 
             #[inline(always)]
@@ -127,6 +151,37 @@ macro_rules! vector {
             $($power)*
 
             #[inline(always)]
+            fn carried(self) -> Self {
+                /// (Assembly has to be where the feature is on.)
+                #[inline]
+                #[target_feature(enable = "avx")]
+                fn carried($name(mut low, mut high): $name) -> $name {
+                    #[allow(unsafe_code, reason = "assembly")]
+                    // SAFETY: no instruction at all; two registers are named.
+                    unsafe {
+                        asm!(
+                            "/* {} {} */",
+                            inout(ymm_reg) low,
+                            inout(ymm_reg) high,
+                            options(pure, nomem, nostack, preserves_flags)
+                        );
+                    }
+                    $name(low, high)
+                }
+                witnessed!(carried(self))
+            }
+
+            #[inline(always)]
+            fn first_lanes(_: Avx2, count: usize) -> Self {
+                // Two registers' worth, from at most that far into twice as much.
+                let words = count.min($lanes) * (size_of::<$scalar>() / size_of::<i32>());
+                witnessed!({
+                    let from = FIRST.as_ptr().add(FIRST.len() / 2 - words);
+                    Self($load(from.cast()), $load(from.add(FIRST.len() / 4).cast()))
+                })
+            }
+
+            #[inline(always)]
             fn less(self, other: Self) -> Self {
                 witnessed!(Self($less::<_CMP_LT_OQ>(self.0, other.0), $less::<_CMP_LT_OQ>(self.1, other.1)))
             }
@@ -151,7 +206,7 @@ macro_rules! vector {
 
 vector!(
     F32, f32, __m256, half 8, lanes 16,
-    splat _mm256_set1_ps, load _mm256_loadu_ps, store _mm256_storeu_ps, stream _mm256_stream_ps,
+    splat _mm256_set1_ps, load _mm256_loadu_ps, some _mm256_maskload_ps(_mm256_castps_si256), store _mm256_storeu_ps, stream _mm256_stream_ps,
     add _mm256_add_ps, sub _mm256_sub_ps, mul _mm256_mul_ps, div _mm256_div_ps, fma _mm256_fmadd_ps, max _mm256_max_ps,
     min _mm256_min_ps, less _mm256_cmp_ps, blend _mm256_blendv_ps, signs _mm256_movemask_ps,
     {
@@ -163,6 +218,32 @@ vector!(
                 _mm256_castsi256_ps(_mm256_and_si256(low, exponent)),
                 _mm256_castsi256_ps(_mm256_and_si256(high, exponent))
             ))
+        }
+
+        // (Masked stores take some processors ten times as long as all of these.)
+        #[inline(always)]
+        fn store_partial(self, to: &mut [f32]) {
+            let (mut to, mut eight) = (to, self.0);
+            if to.len() >= 8 {
+ let (some, rest) = to.split_at_mut(8);
+                // Each store here writes the whole of the chunk that was just cut.
+                witnessed!(_mm256_storeu_ps(some.as_mut_ptr(), eight));
+                (to, eight) = (rest, self.1);
+            }
+            let mut four = witnessed!(_mm256_castps256_ps128(eight));
+            if to.len() >= 4 {
+ let (some, rest) = to.split_at_mut(4);
+                witnessed!(_mm_storeu_ps(some.as_mut_ptr(), four));
+                (to, four) = (rest, witnessed!(_mm256_extractf128_ps::<1>(eight)));
+            }
+            if to.len() >= 2 {
+ let (some, rest) = to.split_at_mut(2);
+                witnessed!(_mm_storel_epi64(some.as_mut_ptr().cast(), _mm_castps_si128(four)));
+                (to, four) = (rest, witnessed!(_mm_movehl_ps(four, four)));
+            }
+            if let Some(last) = to.first_mut() {
+                *last = witnessed!(_mm_cvtss_f32(four));
+            }
         }
 
         #[inline(always)]
@@ -288,7 +369,7 @@ impl F32 {
 
 vector!(
     F64, f64, __m256d, half 4, lanes 8,
-    splat _mm256_set1_pd, load _mm256_loadu_pd, store _mm256_storeu_pd, stream _mm256_stream_pd,
+    splat _mm256_set1_pd, load _mm256_loadu_pd, some _mm256_maskload_pd(_mm256_castpd_si256), store _mm256_storeu_pd, stream _mm256_stream_pd,
     add _mm256_add_pd, sub _mm256_sub_pd, mul _mm256_mul_pd, div _mm256_div_pd, fma _mm256_fmadd_pd, max _mm256_max_pd,
     min _mm256_min_pd, less _mm256_cmp_pd, blend _mm256_blendv_pd, signs _mm256_movemask_pd,
     {
@@ -298,6 +379,26 @@ vector!(
                 _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.0))),
                 _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.1)))
             ))
+        }
+
+        #[inline(always)]
+        fn store_partial(self, to: &mut [f64]) {
+            let (mut to, mut four) = (to, self.0);
+            if to.len() >= 4 {
+ let (some, rest) = to.split_at_mut(4);
+                // As float32's.
+                witnessed!(_mm256_storeu_pd(some.as_mut_ptr(), four));
+                (to, four) = (rest, self.1);
+            }
+            let mut two = witnessed!(_mm256_castpd256_pd128(four));
+            if to.len() >= 2 {
+ let (some, rest) = to.split_at_mut(2);
+                witnessed!(_mm_storeu_pd(some.as_mut_ptr(), two));
+                (to, two) = (rest, witnessed!(_mm256_extractf128_pd::<1>(four)));
+            }
+            if let Some(last) = to.first_mut() {
+                *last = witnessed!(_mm_cvtsd_f64(two));
+            }
         }
 
         #[inline(always)]
@@ -375,6 +476,7 @@ vector!(
 impl Simd for Avx2 {
     type F32 = F32;
     type F64 = F64;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {

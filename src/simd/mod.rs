@@ -46,6 +46,10 @@ pub(crate) trait Simd: Copy + 'static {
     /// Whether small code counts more than speed at this level.
     const COMPACT: bool = false;
 
+    /// Whether sums are made of two vectors at a time: where the operations of one that do not depend on each other are too
+    /// few to keep the processor busy, as far as it looks ahead.
+    const PAIRS: bool = false;
+
     /// Runs a kernel as a function of its own that is compiled for this level.
     ///
     /// What is `#[inline(always)]` is compiled again wherever it is used; a loop that many callers share belongs
@@ -206,6 +210,13 @@ pub(crate) trait Vector: Copy {
         self.octave()
     }
 
+    /// The same, for what a loop carries from step to step. Where registers are few, it has the compiler keep that in
+    /// them, and leave in memory what does not change.
+    #[inline(always)]
+    fn carried(self) -> Self {
+        self
+    }
+
     /// `self < other`; false where either is NaN.
     fn less(self, other: Self) -> Self::Mask;
     /// `if mask { yes } else { no }`.
@@ -306,3 +317,6 @@ pub(crate) trait Vector: Copy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

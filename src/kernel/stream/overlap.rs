@@ -309,6 +309,7 @@ impl<V: Vector> Step<'_, V> {
         self.found = V::load(token, searched).max(self.found);
         let (about, p, s) = self.exp.term_about::<MODE>(V::load(token, x), self.sum.minus_center());
         self.sum.add(about, s);
+        (*self.sum, self.found) = (self.sum.carried(), self.found.carried());
         (p, s)
     }
 }
