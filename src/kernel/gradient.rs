@@ -493,19 +493,19 @@ impl<F: Vjp, T: Gradient> Kernel for Write<'_, F, T> {
     fn run<S: Simd>(self, token: S) {
         let Self { f, g, out, .. } = self;
         let map = Map::<F, S, T>::new(token, self.sums);
-        if self.store == Store::Cached {
+        if S::COMPACT || self.store == Store::Cached {
             map.write(f, g, out);
             return;
         }
         // The elements are independent here, so the vectors may begin where the lines of the output do.
         let (head, lines, tail) = T::Vector::<S>::lines(out);
         let (begin, end) = (head.len(), head.len() + lines.len() * T::LANES);
-        map.write(&f[..begin], &g[..begin], head);
+        map.write_few(&f[..begin], &g[..begin], head);
         for (index, line) in lines.iter_mut().enumerate() {
             let at = begin + index * T::LANES;
             map.vector(&f[at..], &g[at..]).stream(line);
         }
-        map.write(&f[end..], &g[end..], tail);
+        map.write_few(&f[end..], &g[end..], tail);
     }
 }
 
@@ -545,10 +545,16 @@ impl<F: Vjp, S: Simd, T: Gradient> Map<F, S, T> {
         for ((f, g), out) in f.chunks_exact(lanes).zip(g.chunks_exact(lanes)).zip(out.chunks_exact_mut(lanes)) {
             self.vector(f, g).store(out);
         }
-        if !out_tail.is_empty() {
-            let f = T::Vector::<S>::load_partial(self.token, f_tail, T::ZERO);
-            let g = T::Vector::<S>::load_partial(self.token, g_tail, T::ZERO);
-            self.apply(f, g).store_partial(out_tail);
+        self.write_few(f_tail, g_tail, out_tail);
+    }
+
+    /// The same of fewer than a vector has.
+    #[inline(always)]
+    fn write_few(&self, f: &[T], g: &[T], out: &mut [T]) {
+        if !out.is_empty() {
+            let f = T::Vector::<S>::load_partial(self.token, f, T::ZERO);
+            let g = T::Vector::<S>::load_partial(self.token, g, T::ZERO);
+            self.apply(f, g).store_partial(out);
         }
     }
 }

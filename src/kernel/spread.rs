@@ -228,32 +228,32 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
     let lanes = T::LANES;
     let zero = T::Vector::<S>::splat(token, T::ZERO);
     let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
-    let mut found = [lowest; GROUP];
     let mut sums = Sums {
         searched: lowest,
         maxima: zero,
         others: Pair { sum: zero, rest: zero },
         weighted: Pair { sum: zero, rest: zero },
     };
-    let (groups, searched_groups) = (x.chunks_exact(GROUP * lanes), searched.chunks_exact(GROUP * lanes));
-    let (tail, searched_tail) = (groups.remainder(), searched_groups.remainder());
-    for (group, searched) in groups.zip(searched_groups) {
+    // (What is to be small has but one copy of the sums, that for groups of any length.)
+    let whole = if S::COMPACT { 0 } else { x.len() / (GROUP * lanes) * (GROUP * lanes) };
+    let ((x, tail), (searched, searched_tail)) = (x.split_at(whole), searched.split_at(whole));
+    for (group, searched) in x.chunks_exact(GROUP * lanes).zip(searched.chunks_exact(GROUP * lanes)) {
         let mut vectors = [zero; GROUP];
         for (i, vector) in vectors.iter_mut().enumerate() {
             token.prefetch(group, ahead.index(i * lanes));
             *vector = T::Vector::<S>::load(token, &group[i * lanes..(i + 1) * lanes]);
-            found[i] = T::Vector::<S>::load(token, &searched[i * lanes..(i + 1) * lanes]).max(found[i]);
+            let searched = T::Vector::<S>::load(token, &searched[i * lanes..(i + 1) * lanes]);
+            sums.searched = searched.max(sums.searched);
         }
         sums.add::<MODE>(token, vectors, max, exp);
     }
     for vector in searched_tail.chunks(lanes) {
-        found[0] = load_some::<S, T>(token, vector).max(found[0]);
+        sums.searched = load_some::<S, T>(token, vector).max(sums.searched);
     }
-    sums.searched = found[0].max(found[1]).max(found[2].max(found[3]));
-    if !tail.is_empty() {
+    for group in tail.chunks(GROUP * lanes) {
         // Lanes without a logit hold minus infinity, whose term is 0.
-        let mut vectors = [T::Vector::<S>::splat(token, T::NEG_INFINITY); GROUP];
-        for (vector, from) in vectors.iter_mut().zip(tail.chunks(lanes)) {
+        let mut vectors = [lowest; GROUP];
+        for (vector, from) in vectors.iter_mut().zip(group.chunks(lanes)) {
             *vector = load_some::<S, T>(token, from);
         }
         sums.add::<MODE>(token, vectors, max, exp);
