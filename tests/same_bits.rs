@@ -10,7 +10,7 @@
 mod common;
 
 use common::{Random, levels};
-use fastsoftmax::{Float, Level, Options, softmax, softmax_in_place, softmax_into};
+use fastsoftmax::{Float, Level, Options, log_softmax, softmax, softmax_in_place, softmax_into};
 use ndarray::{Array2, ShapeBuilder, s};
 
 fn logits(rows: usize, len: usize, seed: u64) -> Array2<f64> {
@@ -37,20 +37,34 @@ fn bits<T: Float + Into<f64>>(x: &Array2<T>) -> Vec<u64> {
 
 #[test]
 fn float32_over_levels_threads_and_layouts() {
-    let lengths =
-        [(40, 1), (37, 3), (300, 10), (100, 64), (50, 100), (33, 1000), (20, 1025), (9, 70_000), (5, 140_000)];
+    let lengths = [
+        (64, 1),
+        (64, 2),
+        (64, 3),
+        (300, 10),
+        (64, 15),
+        (64, 16),
+        (64, 17),
+        (100, 64),
+        (50, 100),
+        (33, 1000),
+        (20, 1025),
+        (9, 70_000),
+        (5, 140_000),
+    ];
     check(&lengths, |value| value as f32);
 }
 
 #[test]
 fn float64_over_levels_threads_and_layouts() {
-    check(&[(37, 3), (100, 64), (50, 100), (20, 1025), (9, 70_000)], |value| value);
+    check(&[(64, 3), (64, 7), (64, 8), (64, 9), (100, 64), (50, 100), (20, 1025), (9, 70_000)], |value| value);
 }
 
 fn check<T: Float + Default + Into<f64>>(lengths: &[(usize, usize)], of: impl Fn(f64) -> T) {
     for &(rows, len) in lengths {
         let x = logits(rows, len, len as u64).mapv(&of);
         let expected = bits(&softmax(&x, -1, &Options::new().level(Level::Portable).threads(1)).unwrap());
+        let logs = bits(&log_softmax(&x, -1, &Options::new().level(Level::Portable).threads(1)).unwrap());
         for level in levels() {
             for threads in [1, 2, 7] {
                 let options = Options::new().level(level).threads(threads);
@@ -78,8 +92,11 @@ fn check<T: Float + Default + Into<f64>>(lengths: &[(usize, usize)], of: impl Fn
 
                 // One row at a time.
                 for row in (0..rows).step_by(7) {
-                    let one = softmax(&x.slice(s![row..=row, ..]).to_owned(), -1, &options).unwrap();
-                    assert!(bits(&one) == expected[row * len..(row + 1) * len], "row {row} alone {name}");
+                    let (one, row_of) = (x.slice(s![row..=row, ..]).to_owned(), row * len..(row + 1) * len);
+                    let alone = bits(&softmax(&one, -1, &options).unwrap());
+                    assert!(alone == expected[row_of.clone()], "row {row} alone {name}");
+                    let alone = bits(&log_softmax(&one, -1, &options).unwrap());
+                    assert!(alone == logs[row_of], "logarithms of row {row} alone {name}");
                 }
             }
         }

@@ -12,6 +12,7 @@
 //! - `sum`: sums of which rounding takes nothing. `fold`: maxima and sums in a fixed order; `pieces`: of many short rows
 //!   at a time. `kept`: what the second read has of the first. `row`: rows that lie in memory one element after another.
 //!   `stream`: the same in whole lines, past the cache; one row is folded while another is written.
+//! - `short`: rows that one vector holds.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
@@ -34,6 +35,7 @@ pub(crate) mod pieces;
 pub(crate) mod real;
 pub(crate) mod row;
 pub(crate) mod select;
+pub(crate) mod short;
 pub(crate) mod spread;
 pub(crate) mod stream;
 pub(crate) mod sum;

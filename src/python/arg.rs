@@ -264,16 +264,14 @@ impl<'py> Output<'py> {
 
     /// The array as the kernels write it. Reads its header once; see [`Array::view`].
     pub(super) fn view(&mut self) -> PyResult<ViewMut<'_>> {
-        let array = &self.0.0;
-        let (shape, strides) = (Shape::from_slice(array.shape()), Strides::from_slice(array.strides()));
-        self.view_as(&shape, &strides, DType::is_float)
+        let array = self.0.0.clone();
+        self.view_as(array.shape(), array.strides(), DType::is_float)
     }
 
     /// A new array of int64 as the kernels write it.
     pub(super) fn view_of_indices(&mut self) -> PyResult<ViewMut<'_>> {
-        let array = &self.0.0;
-        let (shape, strides) = (Shape::from_slice(array.shape()), Strides::from_slice(array.strides()));
-        self.view_as(&shape, &strides, |dtype| dtype == DType::I64)
+        let array = self.0.0.clone();
+        self.view_as(array.shape(), array.strides(), |dtype| dtype == DType::I64)
     }
 
     /// The array as reductions write it: with an axis of length 1 for each of the logits' axes that are `reduced`.

@@ -9,6 +9,7 @@ use crate::kernel::fold;
 use crate::kernel::kept::{Keep, Kept};
 use crate::kernel::log_row::Logits;
 use crate::kernel::row::{self, Inputs, Results};
+use crate::kernel::short;
 use crate::memory::{Compute, View, ViewMut};
 use crate::options::{self, Options, check_temperature, check_threads};
 use crate::shape::Axis;
@@ -85,9 +86,13 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
     fn run<S: Simd>(self, token: S) {
         let temperature = Temperature::new(self.temperature);
         for (x, out) in self.x.chunks_exact(self.len).zip(self.out.chunks_exact_mut(self.len)) {
-            let fold = fold::fold_row::<S, C>(token, x, Keep::nothing(), &temperature, Ahead::NONE);
             let copy = |start: usize, to: &mut [C]| to.copy_from_slice(&x[start..start + to.len()]);
-            let results = F::Row::of(token, &fold, &temperature, &Logits { len: x.len(), copy: &copy });
+            let logits = Logits { len: x.len(), copy: &copy };
+            if short::write::<S, C, F::Row<C>>(token, x, out, &temperature, &logits) {
+                continue;
+            }
+            let fold = fold::fold_row::<S, C>(token, x, Keep::nothing(), &temperature, Ahead::NONE);
+            let results = F::Row::of(token, &fold, &temperature, &logits);
             let inputs = Inputs { x, kept: Kept::NOTHING };
             token.call(row::Write { inputs, out, temperature: &temperature, results: &results });
         }
