@@ -141,7 +141,10 @@ fn add_vectors<S: Simd, T: Real, const KEEP: u8, const MODE: u8, const SEARCH: b
         let second = exp.term_about::<MODE>(T::Vector::<S>::load(token, &vectors[lanes..]), sum.minus_center());
         sum.add(first.0, first.2);
         sum.add(second.0, second.2);
-        (*sum, *max) = (sum.carried(), max.carried());
+        *sum = sum.carried();
+        if SEARCH {
+            *max = max.carried();
+        }
     }
     let one = x[pairs..].chunks_exact(lanes).zip(next[pairs..].chunks_exact(lanes));
     for (index, (vector, next)) in one.enumerate() {
@@ -158,7 +161,10 @@ fn add_vectors<S: Simd, T: Real, const KEEP: u8, const MODE: u8, const SEARCH: b
         if KEEP >= TERMS {
             s.store(&mut keep.s[at..]);
         }
-        (*sum, *max) = (sum.carried(), max.carried());
+        *sum = sum.carried();
+        if SEARCH {
+            *max = max.carried();
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use crate::simd::{Simd, Vector};
 /// Logits with a temperature are left to others.
 const MODE: u8 = Mode::Clamped as u8;
 
-/// The results of a row of at least one logit. False where the row needs more: it is too long, or has a temperature, a NaN or an infinite
-/// maximum, or one that needs a base.
+/// The results of a row of at least one logit. False where the row needs more: it is too long, or has a temperature, a NaN,
+/// an infinite maximum, or one that needs a base.
 #[inline(always)]
 pub(crate) fn write<S: Simd, T: Real, R: Results<T>>(
     token: S,

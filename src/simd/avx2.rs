@@ -31,8 +31,7 @@ macro_rules! witnessed {
     }};
 }
 
-/// Masks of the first lanes, all that there are, one lane less with each number on: the number of lanes before the end of
-/// the ones tells which.
+/// Two registers of ones, then as many zeros: n lanes before the zeros begins the mask of the first n.
 static FIRST: [i32; 32] = {
     let mut lanes = [0; 32];
     let mut lane = 0;
@@ -47,7 +46,8 @@ static FIRST: [i32; 32] = {
 macro_rules! vector {
     (
         $name:ident, $scalar:ty, $register:ty, half $half:literal, lanes $lanes:literal,
-        splat $splat:ident, load $load:ident, some $load_some:ident($integers:ident), store $store:ident, stream $stream:ident,
+        splat $splat:ident, load $load:ident, some $load_some:ident($integers:ident), store $store:ident,
+        stream $stream:ident,
         add $add:ident, sub $sub:ident, mul $mul:ident, div $div:ident, fma $fma:ident, max $max:ident, min $min:ident,
         less $less:ident, blend $blend:ident, signs $signs:ident,
         { $($power:item)* }
@@ -173,7 +173,7 @@ macro_rules! vector {
 
             #[inline(always)]
             fn first_lanes(_: Avx2, count: usize) -> Self {
-                // Two registers' worth, from at most that far into twice as much.
+                // Reads as much as two registers, from no further on than half of twice as much.
                 let words = count.min($lanes) * (size_of::<$scalar>() / size_of::<i32>());
                 witnessed!({
                     let from = FIRST.as_ptr().add(FIRST.len() / 2 - words);
@@ -206,7 +206,8 @@ macro_rules! vector {
 
 vector!(
     F32, f32, __m256, half 8, lanes 16,
-    splat _mm256_set1_ps, load _mm256_loadu_ps, some _mm256_maskload_ps(_mm256_castps_si256), store _mm256_storeu_ps, stream _mm256_stream_ps,
+    splat _mm256_set1_ps, load _mm256_loadu_ps, some _mm256_maskload_ps(_mm256_castps_si256),
+    store _mm256_storeu_ps, stream _mm256_stream_ps,
     add _mm256_add_ps, sub _mm256_sub_ps, mul _mm256_mul_ps, div _mm256_div_ps, fma _mm256_fmadd_ps, max _mm256_max_ps,
     min _mm256_min_ps, less _mm256_cmp_ps, blend _mm256_blendv_ps, signs _mm256_movemask_ps,
     {
@@ -225,19 +226,19 @@ vector!(
         fn store_partial(self, to: &mut [f32]) {
             let (mut to, mut eight) = (to, self.0);
             if to.len() >= 8 {
- let (some, rest) = to.split_at_mut(8);
+                let (some, rest) = to.split_at_mut(8);
                 // Each store here writes the whole of the chunk that was just cut.
                 witnessed!(_mm256_storeu_ps(some.as_mut_ptr(), eight));
                 (to, eight) = (rest, self.1);
             }
             let mut four = witnessed!(_mm256_castps256_ps128(eight));
             if to.len() >= 4 {
- let (some, rest) = to.split_at_mut(4);
+                let (some, rest) = to.split_at_mut(4);
                 witnessed!(_mm_storeu_ps(some.as_mut_ptr(), four));
                 (to, four) = (rest, witnessed!(_mm256_extractf128_ps::<1>(eight)));
             }
             if to.len() >= 2 {
- let (some, rest) = to.split_at_mut(2);
+                let (some, rest) = to.split_at_mut(2);
                 witnessed!(_mm_storel_epi64(some.as_mut_ptr().cast(), _mm_castps_si128(four)));
                 (to, four) = (rest, witnessed!(_mm_movehl_ps(four, four)));
             }
@@ -369,7 +370,8 @@ impl F32 {
 
 vector!(
     F64, f64, __m256d, half 4, lanes 8,
-    splat _mm256_set1_pd, load _mm256_loadu_pd, some _mm256_maskload_pd(_mm256_castpd_si256), store _mm256_storeu_pd, stream _mm256_stream_pd,
+    splat _mm256_set1_pd, load _mm256_loadu_pd, some _mm256_maskload_pd(_mm256_castpd_si256),
+    store _mm256_storeu_pd, stream _mm256_stream_pd,
     add _mm256_add_pd, sub _mm256_sub_pd, mul _mm256_mul_pd, div _mm256_div_pd, fma _mm256_fmadd_pd, max _mm256_max_pd,
     min _mm256_min_pd, less _mm256_cmp_pd, blend _mm256_blendv_pd, signs _mm256_movemask_pd,
     {
@@ -385,14 +387,14 @@ vector!(
         fn store_partial(self, to: &mut [f64]) {
             let (mut to, mut four) = (to, self.0);
             if to.len() >= 4 {
- let (some, rest) = to.split_at_mut(4);
+                let (some, rest) = to.split_at_mut(4);
                 // As float32's.
                 witnessed!(_mm256_storeu_pd(some.as_mut_ptr(), four));
                 (to, four) = (rest, self.1);
             }
             let mut two = witnessed!(_mm256_castpd256_pd128(four));
             if to.len() >= 2 {
- let (some, rest) = to.split_at_mut(2);
+                let (some, rest) = to.split_at_mut(2);
                 witnessed!(_mm_storeu_pd(some.as_mut_ptr(), two));
                 (to, two) = (rest, witnessed!(_mm256_extractf128_pd::<1>(four)));
             }
