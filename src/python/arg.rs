@@ -264,19 +264,22 @@ impl<'py> Output<'py> {
 
     /// The array as the kernels write it. Reads its header once; see [`Array::view`].
     pub(super) fn view(&mut self) -> PyResult<ViewMut<'_>> {
+        let dtype = self.dtype(DType::is_float)?;
         let array = self.0.0.clone();
-        self.view_as(array.shape(), array.strides(), DType::is_float)
+        Ok(self.view_as(dtype, array.shape(), array.strides()))
     }
 
     /// A new array of int64 as the kernels write it.
     pub(super) fn view_of_indices(&mut self) -> PyResult<ViewMut<'_>> {
+        let dtype = self.dtype(|dtype| dtype == DType::I64)?;
         let array = self.0.0.clone();
-        self.view_as(array.shape(), array.strides(), |dtype| dtype == DType::I64)
+        Ok(self.view_as(dtype, array.shape(), array.strides()))
     }
 
     /// The array as reductions write it: with an axis of length 1 for each of the logits' axes that are `reduced`.
     /// Its own shape must be `shape`, which may have these axes already.
     pub(super) fn view_of_reduced(&mut self, shape: &[usize], reduced: &[bool]) -> PyResult<ViewMut<'_>> {
+        let dtype = self.dtype(DType::is_float)?;
         let array = &self.0.0;
         if array.shape() != shape {
             return Err(PyValueError::new_err(format!(
@@ -292,23 +295,28 @@ impl<'py> Output<'py> {
                 strides.insert(axis, 0);
             }
         }
-        self.view_as(&all, &strides, DType::is_float)
+        Ok(self.view_as(dtype, &all, &strides))
+    }
+
+    /// The element type, if it `fits` and the array may be written, and whether its byte order is the other one.
+    ///
+    /// To tell may run code of the caller's, so the header's other fields are read afterwards.
+    fn dtype(&self, fits: fn(DType) -> bool) -> PyResult<(DType, bool)> {
+        match self.0.dtype() {
+            Ok((dtype, _)) if !fits(dtype) => Err(unsupported_output(&self.0.0.dtype())),
+            Ok(_) if !self.0.is_writeable() => Err(PyValueError::new_err("out is read-only")),
+            Ok(dtype) => Ok(dtype),
+            Err(descr) => Err(unsupported_output(&descr)),
+        }
     }
 
     /// The array seen with this shape and these strides, which must reach no other elements than its own do.
     #[allow(unsafe_code, reason = "takes NumPy's header at its word")]
-    fn view_as(&mut self, shape: &[usize], strides: &[isize], fits: fn(DType) -> bool) -> PyResult<ViewMut<'_>> {
-        let (dtype, swapped) = match self.0.dtype() {
-            Ok((dtype, swapped)) if fits(dtype) => (dtype, swapped),
-            _ => return Err(unsupported_output(&self.0.0.dtype())),
-        };
-        if !self.0.is_writeable() {
-            return Err(PyValueError::new_err("out is read-only"));
-        }
+    fn view_as(&mut self, (dtype, swapped): (DType, bool), shape: &[usize], strides: &[isize]) -> ViewMut<'_> {
         // SAFETY: as in `Array::view`: shape and strides are the array's own, but for axes of length 1. The memory is
-        // writeable, as the flag says that was looked at just now. The view borrows `self`, but the array may be an
-        // input, too: that is for `memory` to find out and to treat.
-        Ok(unsafe { ViewMut::new(self.0.data(), dtype, swapped, shape, strides) })
+        // writeable, as the flag said when the dtype was looked at just now. The view borrows `self`, but the array may be
+        // an input, too: that is for `memory` to find out and to treat.
+        unsafe { ViewMut::new(self.0.data(), dtype, swapped, shape, strides) }
     }
 
     /// The array, to be returned.

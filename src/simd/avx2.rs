@@ -76,6 +76,7 @@ macro_rules! vector {
 
             #[inline(always)]
             fn load_partial(token: Avx2, from: &[$scalar], fill: $scalar) -> Self {
+                debug_assert!(from.len() < $lanes);
                 let which = Self::first_lanes(token, from.len());
                 // Lanes that the masks leave out are not read, nor do they fault; so the upper half may be past the slice.
                 let some = witnessed!(Self(
@@ -224,6 +225,7 @@ vector!(
         // (Masked stores take some processors ten times as long as all of these.)
         #[inline(always)]
         fn store_partial(self, to: &mut [f32]) {
+            debug_assert!(to.len() < 16);
             let (mut to, mut eight) = (to, self.0);
             if to.len() >= 8 {
                 let (some, rest) = to.split_at_mut(8);
@@ -385,6 +387,7 @@ vector!(
 
         #[inline(always)]
         fn store_partial(self, to: &mut [f64]) {
+            debug_assert!(to.len() < 8);
             let (mut to, mut four) = (to, self.0);
             if to.len() >= 4 {
                 let (some, rest) = to.split_at_mut(4);
