@@ -28,11 +28,9 @@ pub(crate) fn write<S: Simd, T: Real, R: Results<T>>(
     if S::COMPACT || x.len() > T::LANES || !temperature.is_one() {
         return false;
     }
-    let is_whole = x.len() == T::LANES;
     let lowest = T::Vector::<S>::splat(token, T::NEG_INFINITY);
     // The lanes past the end hold minus infinity, whose term is 0.
-    let x =
-        if is_whole { T::Vector::<S>::load(token, x) } else { T::Vector::<S>::load_partial(token, x, T::NEG_INFINITY) };
+    let x = T::Vector::<S>::load_some(token, x, T::NEG_INFINITY);
     let max = halve(x.max(lowest).to_array(), larger);
     let Some(shift) = temperature.shift_within(max, None) else { return false };
     let exp = Exp::new(token, temperature, shift);
@@ -47,10 +45,6 @@ pub(crate) fn write<S: Simd, T: Real, R: Results<T>>(
     let results = R::of(token, &fold, temperature, logits);
     let map = results.map(token, temperature);
     let results = if R::KEEPS { map.with_p::<MODE>(x, p) } else { map.apply::<MODE>(x) };
-    if is_whole {
-        results.store(out);
-    } else {
-        results.store_partial(out);
-    }
+    results.store_some(out);
     true
 }

@@ -248,27 +248,17 @@ fn sums<S: Simd, T: Real, const MODE: u8>(
         sums.add::<MODE>(token, vectors, max, exp);
     }
     for vector in searched_tail.chunks(lanes) {
-        sums.searched = load_some::<S, T>(token, vector).max(sums.searched);
+        sums.searched = T::Vector::<S>::load_some(token, vector, T::NEG_INFINITY).max(sums.searched);
     }
     for group in tail.chunks(GROUP * lanes) {
         // Lanes without a logit hold minus infinity, whose term is 0.
         let mut vectors = [lowest; GROUP];
         for (vector, from) in vectors.iter_mut().zip(group.chunks(lanes)) {
-            *vector = load_some::<S, T>(token, from);
+            *vector = T::Vector::<S>::load_some(token, from, T::NEG_INFINITY);
         }
         sums.add::<MODE>(token, vectors, max, exp);
     }
     sums
-}
-
-/// A vector or less of logits; lanes without one hold minus infinity.
-#[inline(always)]
-fn load_some<S: Simd, T: Real>(token: S, from: &[T]) -> T::Vector<S> {
-    if from.len() == T::LANES {
-        T::Vector::<S>::load(token, from)
-    } else {
-        T::Vector::<S>::load_partial(token, from, T::NEG_INFINITY)
-    }
 }
 
 impl<V: Vector> Sums<V> {

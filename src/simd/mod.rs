@@ -296,11 +296,27 @@ pub(crate) trait Vector: Copy {
         Self::load(token, lanes.as_ref())
     }
 
+    /// The first `LANES` elements, or as many as there are; the lanes after them hold `fill`.
+    #[inline(always)]
+    fn load_some(token: Self::Token, from: &[Self::Scalar], fill: Self::Scalar) -> Self {
+        if from.len() >= Self::LANES { Self::load(token, from) } else { Self::load_partial(token, from, fill) }
+    }
+
     /// The first `to.len()` lanes, fewer than `LANES`.
     #[inline(always)]
     fn store_partial(self, to: &mut [Self::Scalar]) {
         let count = to.len();
         to.copy_from_slice(&self.to_array().as_ref()[..count]);
+    }
+
+    /// All lanes, or as many as `to` takes.
+    #[inline(always)]
+    fn store_some(self, to: &mut [Self::Scalar]) {
+        if to.len() >= Self::LANES {
+            self.store(to);
+        } else {
+            self.store_partial(to);
+        }
     }
 
     /// Cuts `out` into the elements before the first whole line, the whole lines, and the rest.

@@ -186,17 +186,7 @@ impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
                 for line in lines.clone() {
                     let (x, to) = (&logits.get(line)[start..], &mut out.get(line)[start..]);
                     // (Lines of working memory end with a whole vector.)
-                    let x = if x.len() >= C::LANES {
-                        C::Vector::<S>::load(token, x)
-                    } else {
-                        C::Vector::<S>::load_partial(token, x, C::ZERO)
-                    };
-                    let results = map.apply::<MODE>(x);
-                    if to.len() >= C::LANES {
-                        results.store(to);
-                    } else {
-                        results.store_partial(to);
-                    }
+                    map.apply::<MODE>(C::Vector::<S>::load_some(token, x, C::ZERO)).store_some(to);
                 }
             }
         }
