@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! caller   put the call on the list, wake workers, do tasks ..... take it off, wait until nobody is inside, return
-//! worker      (asleep, or busy)  enter the first call on the list that wants help, do tasks, leave, look for the next
+//! worker      (asleep, or busy)  enter the first call on the list that wants help, do tasks, leave, look for the next,
+//!                                linger a moment in case that one comes soon (see `series`), fall asleep
 //! ```
 //!
 //! So a small call does not last until a sleeping thread has woken up, nor any call until the workers are done with
@@ -22,6 +23,7 @@
 
 #[cfg(target_os = "linux")]
 mod placement;
+mod series;
 
 use std::any::Any;
 use std::num::NonZeroUsize;
@@ -32,6 +34,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use series::{LINGER, Series};
 
 use crate::error::{Error, Result};
 use crate::simd::flags::Guard;
@@ -112,6 +116,11 @@ fn parse_threads(text: &str) -> Option<usize> {
     first.parse().ok().filter(|&threads| threads > 0)
 }
 
+/// Whether calls follow each other so closely that this one need not be large for a worker to help with it.
+pub(crate) fn is_in_series() -> bool {
+    current_home().is_some_and(|home| home.series.goes_on())
+}
+
 // ---- Running a call ----
 
 /// Runs `body` for each of `0..tasks`, once, on up to `threads` threads with the caller's among them.
@@ -130,14 +139,19 @@ pub(crate) fn run(
     body: &(dyn Fn(usize) + Sync),
 ) -> Result<()> {
     let helpers = threads.min(MAX_THREADS).min(tasks).saturating_sub(1);
-    if helpers > 0
-        && let Some(home) = home()
-    {
-        return run_shared(home, helpers, tasks, interrupt, body);
+    let home = if tasks > 1 { home() } else { None };
+    let outcome = match home {
+        Some(home) if helpers > 0 => run_shared(home, helpers, tasks, interrupt, body),
+        _ => {
+            let progress = Progress::new(tasks, 1);
+            let led = progress.lead(body, interrupt);
+            progress.outcome(led)
+        }
+    };
+    if let Some(home) = home {
+        home.series.ended();
     }
-    let progress = Progress::new(tasks, 1);
-    let led = progress.lead(body, interrupt);
-    progress.outcome(led)
+    outcome
 }
 
 fn run_shared(
@@ -327,11 +341,13 @@ impl Drop for Closing<'_> {
             }
             std::hint::spin_loop();
         }
+        let begin = Instant::now();
         let mut state = lock(&self.home.state);
         while is_inhabited() {
             let woken = self.call.left.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
+        self.home.series.waited(begin);
     }
 }
 
@@ -374,6 +390,7 @@ mod erased {
 #[derive(Default)]
 struct Home {
     state: Mutex<State>,
+    series: Series,
 }
 
 #[derive(Default)]
@@ -385,21 +402,26 @@ struct State {
     refused: Option<Instant>,
     /// The calls that workers may enter, oldest first.
     calls: Vec<Arc<Call>>,
-    /// Jobs given to the pool that have not begun yet.
+    /// Workers that will look for a call: jobs given to the pool that have not begun yet, and who lingers.
     coming: usize,
-    /// Those that have: workers inside a call, or about to look for one.
+    /// Workers inside a call.
     serving: usize,
 }
 
 /// Null until a pool is needed, and again in a forked child.
 static HOME: AtomicPtr<Home> = AtomicPtr::new(ptr::null_mut());
 
-/// This process's home; `None` if a fork could not be noticed, so that no thread may be started.
+/// This process's home, if it has one already.
 #[allow(unsafe_code, reason = "a static that a forked child can reset without taking a lock")]
+fn current_home() -> Option<&'static Home> {
+    // SAFETY: null, or a home that `home` leaked: it is valid for ever, and only shared references exist.
+    unsafe { HOME.load(Ordering::Acquire).as_ref() }
+}
+
+/// This process's home; `None` if a fork could not be noticed, so that no thread may be started.
 fn home() -> Option<&'static Home> {
     loop {
-        // SAFETY: null, or a home that was leaked below: it is valid for ever, and only shared references exist.
-        if let Some(home) = unsafe { HOME.load(Ordering::Acquire).as_ref() } {
+        if let Some(home) = current_home() {
             return Some(home);
         }
         if !watch_forks() {
@@ -459,6 +481,7 @@ impl Home {
         state.placement.keep_off_this_cpu();
         state.calls.push(call);
         drop(state);
+        self.series.opened();
         self.summon();
     }
 
@@ -480,22 +503,35 @@ impl Home {
         }
     }
 
-    /// What a worker does: enter one call after the other for as long as any wants it.
+    /// What a worker does: enter one call after the other for as long as any wants it, or may soon.
     fn serve(&'static self) {
+        let mut worked = Instant::now();
         let mut state = lock(&self.state);
-        state.coming -= 1;
-        state.serving += 1;
-        while let Some(call) = state.calls.iter().find(|call| call.wanted() > 0).cloned() {
-            call.wanted.fetch_sub(1, Ordering::Relaxed);
-            call.inside.fetch_add(1, Ordering::Relaxed);
-            drop(state);
-            let inside = Inside { call, home: self };
-            self.summon();
-            inside.call.progress.help(inside.body());
-            drop(inside);
-            state = lock(&self.state);
+        loop {
+            if let Some(call) = state.calls.iter().find(|call| call.wanted() > 0).cloned() {
+                call.wanted.fetch_sub(1, Ordering::Relaxed);
+                call.inside.fetch_add(1, Ordering::Relaxed);
+                state.coming -= 1;
+                state.serving += 1;
+                drop(state);
+                let inside = Inside { call, home: self };
+                self.summon();
+                inside.call.progress.help(inside.body());
+                drop(inside);
+                worked = Instant::now();
+                state = lock(&self.state);
+                state.serving -= 1;
+                state.coming += 1;
+            } else if worked.elapsed() > LINGER {
+                break;
+            } else {
+                let opened = self.series.count();
+                drop(state);
+                self.series.linger(opened, worked);
+                state = lock(&self.state);
+            }
         }
-        state.serving -= 1;
+        state.coming -= 1;
     }
 }
 

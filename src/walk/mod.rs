@@ -59,8 +59,10 @@ pub(crate) trait Function: Copy + Send + Sync {
     const KEEPS: bool;
 }
 
-/// Work on fewer elements than this is done before another thread has woken.
+/// Work on fewer elements than this is done before another thread has woken,
 const WORTH_A_THREAD: usize = 32 * 1024;
+/// and on fewer than this before one that is awake has come.
+const WORTH_IN_SERIES: usize = 8 * 1024;
 
 /// The elements of one task: enough to be worth a dispatch, few enough to share out evenly.
 const TASK: std::ops::RangeInclusive<usize> = 16 * 1024..=256 * 1024;
@@ -179,7 +181,10 @@ impl<'a> Arguments<'a> {
             more[1],
         ];
         let plan = Plan::new(&self.x.shape, reduced, strides);
-        let enough = (plan.rows.saturating_mul(plan.len) / WORTH_A_THREAD).max(1);
+        let elements = plan.rows.saturating_mul(plan.len);
+        let worth =
+            if elements >= 2 * WORTH_IN_SERIES && parallel::is_in_series() { WORTH_IN_SERIES } else { WORTH_A_THREAD };
+        let enough = (elements / worth).max(1);
         let threads = if enough == 1 { 1 } else { threads.unwrap_or_else(parallel::num_threads).min(enough) };
         let level = options.level.unwrap_or_else(Level::active);
         Ok(Call { x: self.x, mask: self.mask, temperature: self.temperature, plan, in_place, threads, level })

@@ -254,7 +254,7 @@ fn run<R: Reduction, C: Compute>(
         reduction.count(weights);
         return Ok(());
     }
-    let rows = call.rows_per_task().max(64).min(call.plan.rows);
+    let rows = call.rows_per_task().next_multiple_of(C::LANES).min(call.plan.rows);
     let tiles = (way == Way::Tiles).then(|| Tiles::<C>::shape(call, call.plan.len, Origin::of(&reader)));
     let rows = tiles.map_or(rows, |(width, _)| rows.next_multiple_of(width));
     let target = Target::new(out, &call.plan, OUT, true, Cut::rows(rows))?;

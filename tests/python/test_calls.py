@@ -173,6 +173,14 @@ def test_calls_from_many_threads() -> None:
         assert all(pool.map(use, range(16)))
 
 
+def test_workers_sleep_between_calls() -> None:
+    for _ in range(100):
+        fs.softmax(LARGE, threads=2)
+    used = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - used < 0.1
+
+
 def test_other_threads_run_during_a_long_call() -> None:
     x = np.zeros((50, 2**20), np.float32)
     ticks, stop = 0, threading.Event()
