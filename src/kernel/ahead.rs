@@ -8,10 +8,13 @@
 //! row i         fold ........................  write ........................
 //! asked for     second half of row i + 1 ....  first half of row i + 2 ......      (and MARGIN elements further on)
 //! ```
+//!
+//! Rows that are copied first are asked for where they lie, while the copy of the row before is read.
 
 /// How far ahead of the present element.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ahead {
+    /// (What lies elsewhere may lie before it: this wraps around.)
     distance: usize,
     /// 1 at half the pace, else 0.
     halved: u32,
@@ -43,10 +46,24 @@ impl Ahead {
         Self { distance: len + MARGIN, halved: 1, near: true }
     }
 
+    /// Of `next`, which lies elsewhere, while a copy of other logits, `here`, is worked on: all of it, or its first half.
+    #[inline(always)]
+    pub(crate) fn elsewhere<T>(next: &[T], here: &[T], halved: bool) -> Self {
+        let bytes = next.as_ptr().addr().wrapping_sub(here.as_ptr().addr()).cast_signed();
+        let distance = (bytes / size_of::<T>().cast_signed()).cast_unsigned();
+        Self { distance, halved: u32::from(halved), near: false }
+    }
+
+    /// Of the second half of `len` elements of which the first has been asked for.
+    #[inline(always)]
+    pub(crate) fn second_half(self, len: usize) -> Self {
+        Self { distance: self.distance.wrapping_add(len / 2), ..self }
+    }
+
     /// The same, seen from an element further on.
     #[inline(always)]
     pub(crate) fn from(self, element: usize) -> Self {
-        Self { distance: self.index(element).saturating_sub(element), ..self }
+        Self { distance: self.index(element).wrapping_sub(element), ..self }
     }
 
     /// Whether it is asked for into the first cache: there is not much of it, and the second is busy with results.
@@ -58,6 +75,6 @@ impl Ahead {
     /// The element to be asked for at another.
     #[inline(always)]
     pub(crate) fn index(self, element: usize) -> usize {
-        self.distance + (element >> self.halved)
+        self.distance.wrapping_add(element >> self.halved)
     }
 }

@@ -38,6 +38,11 @@ impl<'a> Source<'a> {
         self.lends && is_direct::<T>(&self.view, self.plan, self.operand)
     }
 
+    /// Whether there is such a row.
+    pub(crate) fn has(&self, row: usize) -> bool {
+        row < self.plan.rows
+    }
+
     /// Elements of a row as they lie in memory. The source must lend, see [`Source::lends`].
     #[inline]
     pub(crate) fn row<T: Element>(&self, row: usize, elements: Range<usize>) -> &[T] {

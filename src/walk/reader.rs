@@ -83,7 +83,8 @@ impl<C: Compute> Reader<'_, C> {
         }
     }
 
-    /// The fold of a row by way of `scratch`, which has room for a block. For `keep` see [`fold::fold`].
+    /// The fold of a row by way of `scratch`, which has room for a block. For `keep` see [`fold::fold`]. What comes next is
+    /// asked for; only `half` of it, where the row is read again.
     #[inline(always)]
     pub(super) fn fold<S: Simd>(
         self,
@@ -92,8 +93,19 @@ impl<C: Compute> Reader<'_, C> {
         temperature: &Temperature<C>,
         scratch: &mut [C],
         keep: Keep<'_, C>,
+        half: bool,
     ) -> Fold<C> {
-        token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, keep })
+        token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, keep, half })
+    }
+
+    /// Of what comes after some elements of a row, of which a copy lies `here`.
+    #[inline(always)]
+    pub(super) fn ahead(&self, row: usize, elements: &Range<usize>, here: &[C], half: bool) -> Ahead {
+        let (row, start) = if elements.end < self.len { (row, elements.end) } else { (row + 1, 0) };
+        if !self.source.lends::<C>() || !self.source.has(row) {
+            return Ahead::NONE;
+        }
+        Ahead::elsewhere(self.source.row::<C>(row, start..self.len), here, half)
     }
 
     /// What the results of a row have in common. (Not inlined, for all but short rows that are lent.)
@@ -187,6 +199,14 @@ impl<R: Results<C>, C: Compute> Kernel for CompleteEach<'_, '_, R, C> {
     }
 }
 
+/// Copies what is kept; what is not becomes minus infinity.
+#[inline(always)]
+fn exclude<C: Compute>(to: &mut [C], x: &[C], kept: &[u8]) {
+    for ((to, x), kept) in to.iter_mut().zip(x).zip(kept) {
+        *to = x.or(C::NEG_INFINITY, *kept != 0);
+    }
+}
+
 /// The arguments of [`Reader::copy`].
 struct Copy<'r, 'a, C> {
     reader: &'r Reader<'a, C>,
@@ -205,10 +225,21 @@ impl<C: Compute> Kernel for Copy<'_, '_, C> {
         let elements = start..start + to.len();
         if !S::COMPACT
             && reader.source.lends::<C>()
-            && let Some(kept) = reader.mask.and_then(|mask| mask.bools(row, elements.clone()))
+            && let Some(mask) = reader.mask
+            && let Some(kept) = mask.bools(row, elements.clone())
         {
-            for ((to, x), kept) in to.iter_mut().zip(reader.source.row::<C>(row, elements)).zip(kept) {
-                *to = x.or(C::NEG_INFINITY, *kept != 0);
+            let x = reader.source.row::<C>(row, elements.clone());
+            if reader.len < CHUNK {
+                exclude(to, x, kept);
+                return;
+            }
+            for (index, ((to, x), kept)) in
+                to.chunks_mut(CHUNK).zip(x.chunks(CHUNK)).zip(kept.chunks(CHUNK)).enumerate()
+            {
+                // The next row's mask. (Its logits are asked for later, see `Reader::ahead`.)
+                let start = elements.start + index * CHUNK;
+                mask.ask(row, start..start + kept.len(), reader.len);
+                exclude(to, x, kept);
             }
             return;
         }
@@ -226,6 +257,7 @@ struct FoldCopied<'r, 'a, C: Compute> {
     temperature: &'r Temperature<C>,
     scratch: &'r mut [C],
     keep: Keep<'r, C>,
+    half: bool,
 }
 
 impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
@@ -233,7 +265,7 @@ impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<C> {
-        let Self { reader, row, temperature, scratch, mut keep } = self;
+        let Self { reader, row, temperature, scratch, mut keep, half } = self;
         let mut fixed = None;
         loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
@@ -245,8 +277,9 @@ impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
                     let piece = start..block.end.min(start + step);
                     let data = &mut scratch[..piece.len()];
                     let keep = keep.some(piece.clone());
+                    let ahead = reader.ahead(row, &piece, data, half && piece.len() == reader.len);
                     reader.copy(token, row, piece, data);
-                    part = part.with(fold::fold::<S, C>(token, data, keep, temperature, fixed, Ahead::NONE));
+                    part = part.with(fold::fold::<S, C>(token, data, keep, temperature, fixed, ahead));
                 }
                 fold = fold.with(part);
             }

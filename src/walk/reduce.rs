@@ -427,7 +427,7 @@ impl<C: Compute> ByRow<'_, C> {
             let x = reader.source.row(row, 0..reader.len);
             fold::fold_row::<S, C>(token, x, Keep::nothing(), &temperature, Ahead::ONCE)
         } else {
-            reader.fold::<S>(token, row, &temperature, &mut self.scratch, Keep::nothing())
+            reader.fold::<S>(token, row, &temperature, &mut self.scratch, Keep::nothing(), false)
         }
     }
 
@@ -516,7 +516,7 @@ impl Kernel for LogSumAgain<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> LogSum<f64> {
         let temperature = Temperature::new(1.0);
-        let fold = self.reader.fold::<S>(token, self.row, &temperature, self.scratch, Keep::nothing());
+        let fold = self.reader.fold::<S>(token, self.row, &temperature, self.scratch, Keep::nothing(), false);
         self.reader.results(token, self.row, &fold, &temperature)
     }
 }

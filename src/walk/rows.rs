@@ -328,8 +328,9 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn copied<S: Simd>(&mut self, token: S, row: usize) {
         let reader = self.reader;
         let temperature = reader.temperatures.of(row);
+        let half = self.store_of_copied() == Store::Streaming;
         let keep = Keep::within(&mut self.kept, reader.len, 1);
-        let fold = reader.fold::<S>(token, row, &temperature, &mut self.scratch, keep);
+        let fold = reader.fold::<S>(token, row, &temperature, &mut self.scratch, keep, half);
         let vacant = reader.is_vacant(row, &fold);
         let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let whole = reader.len <= self.scratch.len();
@@ -362,16 +363,26 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         }
         let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
         let x = &self.scratch[..rows.len() * len];
+        let ahead = reader.ahead(rows.end - 1, &(0..len), x, false);
         token.call(FoldRows {
             x,
             len,
             keep: Keep::within(&mut self.kept, len, self.group),
             temperature,
-            ahead: Ahead::NONE,
+            ahead,
             folds: &mut folds,
             sums: &mut sums,
         });
         let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), &folds);
+        // (Undefined rows have results where the mask leaves places out.)
+        let streams = self.manner == Manner::CopiedIn && self.store == Store::Streaming && len >= C::LANES;
+        if streams && self.part.is_dense::<C>() && results.iter().all(|results| !results.is_undefined()) {
+            let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
+            let stream = &mut Stream::new(x, out, self.store);
+            let (kept, results) = (Kept::within(&self.kept, len, self.group), &results[..rows.len()]);
+            token.call(stream::WriteRows { stream, start: 0, len, kept, temperature, results, ahead });
+            return;
+        }
         for (index, row) in rows.enumerate() {
             let fold = folds.get(index);
             let kept = index * fold::room::<C>(len);
@@ -381,21 +392,29 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         }
     }
 
+    /// How results of rows that are copied one by one are stored. Rows share lines, and to write one in two parts takes as
+    /// long as to write a short row.
+    #[inline(always)]
+    fn store_of_copied(&self) -> Store {
+        if self.reader.len > KEPT_OF_STREAMED { self.store } else { Store::Cached }
+    }
+
     /// The results of a block of a row whose logits are in working memory.
     #[inline(always)]
     fn write_copied<S: Simd>(&mut self, token: S, copied: Copied<'_, C>, results: &F::Row<C>) {
         let Copied { row, block, at, kept, vacant, temperature } = copied;
+        let store = self.store_of_copied();
         let data = &mut self.scratch[at..at + block.len()];
         let kept = Kept::within(&self.kept, self.reader.len, self.group).from(kept);
-        // Rows share lines, and to write one in two parts takes as long as to write a short row.
-        let store = if self.reader.len > KEPT_OF_STREAMED { self.store } else { Store::Cached };
         if vacant {
             data.fill(C::from_f64(F::EXCLUDED));
         } else if self.manner == Manner::CopiedIn && !results.is_undefined() {
-            let out = self.part.row::<C>(row, block);
             if store == Store::Streaming {
-                stream::write(token, data, out, Kept::NOTHING, stream::Row { temperature, results }, Ahead::NONE);
+                let ahead = self.reader.ahead(row, &block, data, true).second_half(self.reader.len);
+                let out = self.part.row::<C>(row, block);
+                stream::write(token, data, out, Kept::NOTHING, stream::Row { temperature, results }, ahead);
             } else {
+                let out = self.part.row::<C>(row, block);
                 token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });
             }
             return;
