@@ -98,14 +98,28 @@ impl<C: Compute> Reader<'_, C> {
         token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, keep, half })
     }
 
-    /// Of what comes after some elements of a row, of which a copy lies `here`.
-    #[inline(always)]
+    /// Of the logits that come after some elements of a row, of which a copy lies `here`.
+    #[inline(never)]
     pub(super) fn ahead(&self, row: usize, elements: &Range<usize>, here: &[C], half: bool) -> Ahead {
-        let (row, start) = if elements.end < self.len { (row, elements.end) } else { (row + 1, 0) };
+        let (row, start) = self.after(row, elements);
         if !self.source.lends::<C>() || !self.source.has(row) {
             return Ahead::NONE;
         }
         Ahead::elsewhere(self.source.row::<C>(row, start..self.len), here, half)
+    }
+
+    /// Asks for the mask of as many elements as these, which they come after.
+    #[inline(never)]
+    fn ask_for_mask_after(&self, row: usize, elements: &Range<usize>) {
+        let (row, start) = self.after(row, elements);
+        if let Some(mask) = self.mask.filter(|mask| mask.has(row)) {
+            mask.ask(row, start..self.len.min(start + elements.len()), 0);
+        }
+    }
+
+    /// What comes after some elements of a row: the row's, or the next row's.
+    fn after(&self, row: usize, elements: &Range<usize>) -> (usize, usize) {
+        if elements.end < self.len { (row, elements.end) } else { (row + 1, 0) }
     }
 
     /// What the results of a row have in common. (Not inlined, for all but short rows that are lent.)
@@ -199,14 +213,6 @@ impl<R: Results<C>, C: Compute> Kernel for CompleteEach<'_, '_, R, C> {
     }
 }
 
-/// Copies what is kept; what is not becomes minus infinity.
-#[inline(always)]
-fn exclude<C: Compute>(to: &mut [C], x: &[C], kept: &[u8]) {
-    for ((to, x), kept) in to.iter_mut().zip(x).zip(kept) {
-        *to = x.or(C::NEG_INFINITY, *kept != 0);
-    }
-}
-
 /// The arguments of [`Reader::copy`].
 struct Copy<'r, 'a, C> {
     reader: &'r Reader<'a, C>,
@@ -225,21 +231,10 @@ impl<C: Compute> Kernel for Copy<'_, '_, C> {
         let elements = start..start + to.len();
         if !S::COMPACT
             && reader.source.lends::<C>()
-            && let Some(mask) = reader.mask
-            && let Some(kept) = mask.bools(row, elements.clone())
+            && let Some(kept) = reader.mask.and_then(|mask| mask.bools(row, elements.clone()))
         {
-            let x = reader.source.row::<C>(row, elements.clone());
-            if reader.len < CHUNK {
-                exclude(to, x, kept);
-                return;
-            }
-            for (index, ((to, x), kept)) in
-                to.chunks_mut(CHUNK).zip(x.chunks(CHUNK)).zip(kept.chunks(CHUNK)).enumerate()
-            {
-                // The next row's mask. (Its logits are asked for later, see `Reader::ahead`.)
-                let start = elements.start + index * CHUNK;
-                mask.ask(row, start..start + kept.len(), reader.len);
-                exclude(to, x, kept);
+            for ((to, x), kept) in to.iter_mut().zip(reader.source.row::<C>(row, elements)).zip(kept) {
+                *to = x.or(C::NEG_INFINITY, *kept != 0);
             }
             return;
         }
@@ -278,7 +273,8 @@ impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
                     let data = &mut scratch[..piece.len()];
                     let keep = keep.some(piece.clone());
                     let ahead = reader.ahead(row, &piece, data, half && piece.len() == reader.len);
-                    reader.copy(token, row, piece, data);
+                    reader.copy(token, row, piece.clone(), data);
+                    reader.ask_for_mask_after(row, &piece);
                     part = part.with(fold::fold::<S, C>(token, data, keep, temperature, fixed, ahead));
                 }
                 fold = fold.with(part);

@@ -349,7 +349,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
                 reader.source.ask(row, block.clone(), reader.len);
             }
             let (at, kept) = (if whole { block.start } else { 0 }, block.start);
-            self.write_copied(token, Copied { row, block, at, kept, vacant, temperature: &temperature }, &results);
+            let copied = Copied { row, block, at, kept, vacant, temperature: &temperature };
+            token.call(WriteBlock { rows: self, copied, results: &results });
         }
     }
 
@@ -363,7 +364,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         }
         let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
         let x = &self.scratch[..rows.len() * len];
-        let ahead = reader.ahead(rows.end - 1, &(0..len), x, false);
+        let streams = self.manner == Manner::CopiedIn && self.store == Store::Streaming && len >= C::LANES;
+        let ahead = if streams { reader.ahead(rows.end - 1, &(0..len), x, false) } else { Ahead::NONE };
         token.call(FoldRows {
             x,
             len,
@@ -375,8 +377,8 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         });
         let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), &folds);
         // (Undefined rows have results where the mask leaves places out.)
-        let streams = self.manner == Manner::CopiedIn && self.store == Store::Streaming && len >= C::LANES;
-        if streams && self.part.is_dense::<C>() && results.iter().all(|results| !results.is_undefined()) {
+        if !S::COMPACT && streams && self.part.is_dense::<C>() && results.iter().all(|results| !results.is_undefined())
+        {
             let out = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
             let stream = &mut Stream::new(x, out, self.store);
             let (kept, results) = (Kept::within(&self.kept, len, self.group), &results[..rows.len()]);
@@ -388,7 +390,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             let kept = index * fold::room::<C>(len);
             let vacant = reader.is_vacant(row, &fold);
             let copied = Copied { row, block: 0..len, at: index * len, kept, vacant, temperature };
-            self.write_copied(token, copied, &results[index]);
+            token.call(WriteBlock { rows: self, copied, results: &results[index] });
         }
     }
 
@@ -424,6 +426,22 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         }
         let part = &mut self.part;
         token.call(WriteCopied { part, row, start: block.start, from: data, store });
+    }
+}
+
+/// The arguments of [`Rows::write_copied`], which is a function of its own: it is large, and called from two places.
+struct WriteBlock<'r, 'a, F: Function, C: Compute> {
+    rows: &'r mut Rows<'a, F, C>,
+    copied: Copied<'r, C>,
+    results: &'r F::Row<C>,
+}
+
+impl<F: Function, C: Compute> Kernel for WriteBlock<'_, '_, F, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, token: S) {
+        self.rows.write_copied(token, self.copied, self.results);
     }
 }
 
