@@ -220,7 +220,6 @@ impl Progress {
     }
 
     /// The caller's part: tasks, and now and then the question whether to stop.
-    #[inline(never)]
     fn lead(&self, body: &Body<'_>, interrupt: Option<&dyn Fn() -> bool>) -> Result<()> {
         let Some(interrupt) = interrupt.filter(|_| self.tasks > 1) else {
             self.work(body, 0, None);

@@ -10,7 +10,9 @@
 mod common;
 
 use common::{Random, levels};
-use fastsoftmax::{Float, Level, Options, log_softmax, softmax, softmax_in_place, softmax_into};
+use fastsoftmax::{
+    Float, Level, Options, entropy, log_softmax, logsumexp, softmax, softmax_in_place, softmax_into, top_k,
+};
 use ndarray::{Array2, ShapeBuilder, s};
 
 fn logits(rows: usize, len: usize, seed: u64) -> Array2<f64> {
@@ -98,6 +100,33 @@ fn check<T: Float + Default + Into<f64>>(lengths: &[(usize, usize)], of: impl Fn
                     let alone = bits(&log_softmax(&one, -1, &options).unwrap());
                     assert!(alone == logs[row_of], "logarithms of row {row} alone {name}");
                 }
+            }
+        }
+    }
+}
+
+/// Calls too small for a second thread, which one after the other get its help.
+#[test]
+fn small_calls_in_a_series() {
+    for (rows, len, axis) in [(64, 1000, -1), (8, 4096, -1), (4, 8192, -1), (2000, 10, -1), (50, 1000, 0)] {
+        let x = logits(rows, len, 4).mapv(|value| value as f32);
+        for level in levels() {
+            let call = |threads| {
+                let options = Options::new().level(level).threads(threads);
+                let top = top_k(&x, 3, axis, false, &options).unwrap();
+                let results = [
+                    softmax(&x, axis, &options).unwrap().into_dyn(),
+                    log_softmax(&x, axis, &options).unwrap().into_dyn(),
+                    logsumexp(&x, axis, &options).unwrap(),
+                    entropy(&x, axis, &options).unwrap(),
+                    top.values.into_dyn(),
+                ];
+                let bits = results.map(|result| result.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+                (bits, top.indices)
+            };
+            let expected = call(1);
+            for index in 0..20 {
+                assert!(call(2) == expected, "{} {rows} x {len}, axis {axis}, call {index}", level.name());
             }
         }
     }

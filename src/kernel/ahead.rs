@@ -46,18 +46,13 @@ impl Ahead {
         Self { distance: len + MARGIN, halved: 1, near: true }
     }
 
-    /// Of `next`, which lies elsewhere, while a copy of other logits, `here`, is worked on: all of it, or its first half.
+    /// Of `next`, which lies elsewhere, while a copy of other logits, `here`, is worked on: all of it, or a half in each of
+    /// two reads.
     #[inline(always)]
     pub(crate) fn elsewhere<T>(next: &[T], here: &[T], halved: bool) -> Self {
         let bytes = next.as_ptr().addr().wrapping_sub(here.as_ptr().addr()).cast_signed();
         let distance = (bytes / size_of::<T>().cast_signed()).cast_unsigned();
         Self { distance, halved: u32::from(halved), near: false }
-    }
-
-    /// Of the second half of `len` elements of which the first has been asked for.
-    #[inline(always)]
-    pub(crate) fn second_half(self, len: usize) -> Self {
-        Self { distance: self.distance.wrapping_add(len / 2), ..self }
     }
 
     /// The same, seen from an element further on.

@@ -132,9 +132,19 @@ mod tests {
         let begin = Instant::now();
         series.linger(series.count(), begin);
         assert!(begin.elapsed() > LINGER);
-        // One that comes late to a call that is over does not look at all.
-        series.opened();
-        series.linger(0, begin);
+    }
+
+    #[test]
+    fn who_lingers_sees_the_next_call() {
+        let (series, long) = (Series::default(), Duration::from_secs(30));
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            // As after work that ends later, so that nothing but the call ends it.
+            let lingers = scope.spawn(|| series.linger(0, begin + long));
+            series.opened();
+            lingers.join().unwrap();
+        });
+        assert!(begin.elapsed() < long);
     }
 
     #[test]

@@ -24,6 +24,15 @@ pub(super) struct Reader<'a, C> {
     pub(super) len: usize,
 }
 
+/// Which of the reads of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Of one, or of two of which the other is too short to ask for anything.
+    Only,
+    First,
+    Second,
+}
+
 impl<C: Compute> Reader<'_, C> {
     /// Copies elements of a row into working memory; places that the mask leaves out become minus infinity.
     pub(super) fn read(&self, row: usize, elements: Range<usize>, to: &mut [C]) {
@@ -84,7 +93,7 @@ impl<C: Compute> Reader<'_, C> {
     }
 
     /// The fold of a row by way of `scratch`, which has room for a block. For `keep` see [`fold::fold`]. What comes next is
-    /// asked for; only `half` of it, where the row is read again.
+    /// asked for, as of this `read`.
     #[inline(always)]
     pub(super) fn fold<S: Simd>(
         self,
@@ -93,19 +102,22 @@ impl<C: Compute> Reader<'_, C> {
         temperature: &Temperature<C>,
         scratch: &mut [C],
         keep: Keep<'_, C>,
-        half: bool,
+        read: Read,
     ) -> Fold<C> {
-        token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, keep, half })
+        token.call(FoldCopied::<C> { reader: self, row, temperature, scratch, keep, read })
     }
 
-    /// Of the logits that come after some elements of a row, of which a copy lies `here`.
+    /// Of the logits that come after some elements of a row, of which a copy lies `here`: in each read of a whole row that is
+    /// read twice, a half of the next one. (The next block of a longer row is needed right after this read.)
     #[inline(never)]
-    pub(super) fn ahead(&self, row: usize, elements: &Range<usize>, here: &[C], half: bool) -> Ahead {
+    pub(super) fn ahead(&self, row: usize, elements: &Range<usize>, here: &[C], read: Read) -> Ahead {
+        let halved = read != Read::Only && elements.len() == self.len;
         let (row, start) = self.after(row, elements);
         if !self.source.lends::<C>() || !self.source.has(row) {
             return Ahead::NONE;
         }
-        Ahead::elsewhere(self.source.row::<C>(row, start..self.len), here, half)
+        let start = if halved && read == Read::Second { self.len / 2 } else { start };
+        Ahead::elsewhere(self.source.row::<C>(row, start..self.len), here, halved)
     }
 
     /// Asks for the mask of as many elements as these, which they come after.
@@ -252,7 +264,7 @@ struct FoldCopied<'r, 'a, C: Compute> {
     temperature: &'r Temperature<C>,
     scratch: &'r mut [C],
     keep: Keep<'r, C>,
-    half: bool,
+    read: Read,
 }
 
 impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
@@ -260,7 +272,7 @@ impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Fold<C> {
-        let Self { reader, row, temperature, scratch, mut keep, half } = self;
+        let Self { reader, row, temperature, scratch, mut keep, read } = self;
         let mut fixed = None;
         loop {
             let mut fold = Fold::empty(fixed.map_or(C::ZERO, |shift: Shift<C>| shift.base));
@@ -272,7 +284,7 @@ impl<C: Compute> Kernel for FoldCopied<'_, '_, C> {
                     let piece = start..block.end.min(start + step);
                     let data = &mut scratch[..piece.len()];
                     let keep = keep.some(piece.clone());
-                    let ahead = reader.ahead(row, &piece, data, half && piece.len() == reader.len);
+                    let ahead = reader.ahead(row, &piece, data, read);
                     reader.copy(token, row, piece.clone(), data);
                     reader.ask_for_mask_after(row, &piece);
                     part = part.with(fold::fold::<S, C>(token, data, keep, temperature, fixed, ahead));

@@ -2,7 +2,7 @@
 
 use super::blocks::Blocks;
 use super::digest;
-use super::reader::Reader;
+use super::reader::{Read, Reader};
 use super::tiles::{Origin, Tiles};
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::error::{Error, Result};
@@ -427,7 +427,7 @@ impl<C: Compute> ByRow<'_, C> {
             let x = reader.source.row(row, 0..reader.len);
             fold::fold_row::<S, C>(token, x, Keep::nothing(), &temperature, Ahead::ONCE)
         } else {
-            reader.fold::<S>(token, row, &temperature, &mut self.scratch, Keep::nothing(), false)
+            reader.fold::<S>(token, row, &temperature, &mut self.scratch, Keep::nothing(), Read::Only)
         }
     }
 
@@ -516,7 +516,7 @@ impl Kernel for LogSumAgain<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> LogSum<f64> {
         let temperature = Temperature::new(1.0);
-        let fold = self.reader.fold::<S>(token, self.row, &temperature, self.scratch, Keep::nothing(), false);
+        let fold = self.reader.fold::<S>(token, self.row, &temperature, self.scratch, Keep::nothing(), Read::Only);
         self.reader.results(token, self.row, &fold, &temperature)
     }
 }

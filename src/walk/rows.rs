@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::reader::Reader;
+use super::reader::{Read, Reader};
 use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
 use crate::kernel::Temperature;
@@ -328,9 +328,10 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
     fn copied<S: Simd>(&mut self, token: S, row: usize) {
         let reader = self.reader;
         let temperature = reader.temperatures.of(row);
-        let half = self.store_of_copied() == Store::Streaming;
+        // (What is written through the cache asks for nothing.)
+        let read = if self.store_of_copied() == Store::Streaming { Read::First } else { Read::Only };
         let keep = Keep::within(&mut self.kept, reader.len, 1);
-        let fold = reader.fold::<S>(token, row, &temperature, &mut self.scratch, keep, half);
+        let fold = reader.fold::<S>(token, row, &temperature, &mut self.scratch, keep, read);
         let vacant = reader.is_vacant(row, &fold);
         let results = reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let whole = reader.len <= self.scratch.len();
@@ -365,7 +366,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
         let x = &self.scratch[..rows.len() * len];
         let streams = self.manner == Manner::CopiedIn && self.store == Store::Streaming && len >= C::LANES;
-        let ahead = if streams { reader.ahead(rows.end - 1, &(0..len), x, false) } else { Ahead::NONE };
+        let ahead = if streams { reader.ahead(rows.end - 1, &(0..len), x, Read::Only) } else { Ahead::NONE };
         token.call(FoldRows {
             x,
             len,
@@ -411,12 +412,11 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         if vacant {
             data.fill(C::from_f64(F::EXCLUDED));
         } else if self.manner == Manner::CopiedIn && !results.is_undefined() {
+            let out = self.part.row::<C>(row, block.clone());
             if store == Store::Streaming {
-                let ahead = self.reader.ahead(row, &block, data, true).second_half(self.reader.len);
-                let out = self.part.row::<C>(row, block);
+                let ahead = self.reader.ahead(row, &block, data, Read::Second);
                 stream::write(token, data, out, Kept::NOTHING, stream::Row { temperature, results }, ahead);
             } else {
-                let out = self.part.row::<C>(row, block);
                 token.call(row::Write { inputs: Inputs { x: data, kept }, out, temperature, results });
             }
             return;
