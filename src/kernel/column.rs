@@ -267,7 +267,7 @@ impl<T: Real> Kernel for FoldStrip<'_, T> {
 
 /// Whether some sum is NaN, or infinite.
 #[inline(always)]
-fn any_undefined<S: Simd>(token: S, sum: Wide<S>) -> bool {
+pub(crate) fn any_undefined<S: Simd>(token: S, sum: Wide<S>) -> bool {
     let (zero, infinity) = (S::F64::splat(token, 0.0), S::F64::splat(token, f64::INFINITY));
     // NaN where one of the halves is undefined, and 0 elsewhere.
     let zeros = sum[0].mul(zero).add(sum[1].mul(zero));

@@ -20,8 +20,8 @@ use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature, of_shifts};
 use super::fold::{CHUNK, FAR, Fold, fold, largest};
 use super::kept::Keep;
-use super::real::{self, Real};
-use super::row::{KeptTerms, Map, PARTS, Results};
+use super::real::{self, Real, Wide};
+use super::row::{KeptShare, KeptTerms, Map, PARTS, Results};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Of the sum of `len` float32 terms less the maximum's, the part from which on enough digits are left.
@@ -273,6 +273,10 @@ impl<T: Real> Results<T> for LogSum<T> {
     const KEEPS: bool = false;
 
     fn kept<S: Simd>(&self, _: S) -> KeptTerms<T::Vector<S>> {
+        unreachable!("see `Results::KEEPS`")
+    }
+
+    fn kept_alike<S: Simd, const PLAIN: bool>(_: S, _: Wide<S>) -> KeptShare<T::Vector<S>> {
         unreachable!("see `Results::KEEPS`")
     }
 

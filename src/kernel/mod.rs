@@ -12,7 +12,7 @@
 //! - `sum`: sums of which rounding takes nothing. `fold`: maxima and sums in a fixed order; `pieces`: of many short rows
 //!   at a time. `kept`: what the second read has of the first. `row`: rows that lie in memory one element after another.
 //!   `stream`: the same in whole lines, past the cache; one row is folded while another is written.
-//! - `short`: rows that one vector holds.
+//! - `short`: rows that one vector holds. `abreast`: many short rows, a lane each, from logits to results in one go.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
@@ -22,6 +22,7 @@
 //!
 //! No unsafe code, no instruction set by name, no threads, no Python.
 
+pub(crate) mod abreast;
 pub(crate) mod ahead;
 pub(crate) mod column;
 pub(crate) mod double;

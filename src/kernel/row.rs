@@ -20,7 +20,7 @@ use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_shifts};
 use super::fold::Fold;
 use super::kept::Kept;
 use super::log_row::Logits;
-use super::real::Real;
+use super::real::{Real, Wide};
 use crate::simd::{Kernel, Simd, Vector};
 
 /// Where results are written.
@@ -104,6 +104,26 @@ pub(crate) struct KeptShare<V: Vector> {
 }
 
 impl<V: Vector> KeptShare<V> {
+    /// For terms that have their row's shift.
+    #[inline(always)]
+    fn new(token: V::Token, (r, rest): (V, V)) -> Self {
+        let (scaled, floor) = (power_of_two(V::Scalar::OFFSET), highest_floor::<V::Scalar>());
+        let scale = splat::<V>(token, scaled);
+        Self {
+            reciprocal: (r.mul(scale), rest.mul(scale)),
+            end: splat(token, 1.0 / scaled),
+            floor: splat(token, floor),
+            scale: splat(token, 1.0),
+            minus_floor: splat(token, -floor),
+        }
+    }
+
+    /// The same of terms whose results are all in the normal range, where `reciprocal` has no power of two.
+    #[inline(always)]
+    pub(crate) fn of_plain(&self, p: V, s: V) -> V {
+        quotient(s, self.reciprocal, p)
+    }
+
     /// s (1 + p) (r + r').
     #[inline(always)]
     pub(crate) fn of(&self, p: V, s: V) -> V {
@@ -241,6 +261,9 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function for terms of this row that were kept.
     fn kept<S: Simd>(&self, token: S) -> KeptTerms<T::Vector<S>>;
 
+    /// For terms that were kept of rows that are alike, a lane each, from their sums; `PLAIN` if all results are in the normal range.
+    fn kept_alike<S: Simd, const PLAIN: bool>(token: S, sums: Wide<S>) -> KeptShare<T::Vector<S>>;
+
     /// What each of some rows of `len` logits that are alike has in common, by vectors from their folds; undefined where a
     /// row needs more. False where there is no such code.
     fn each<S: Simd>(
@@ -299,16 +322,15 @@ impl<T: Real> Results<T> for Quotient<T> {
 
     #[inline(always)]
     fn kept<S: Simd>(&self, token: S) -> KeptTerms<T::Vector<S>> {
-        let (scaled, floor) = (power_of_two(T::OFFSET), highest_floor::<T>());
-        let (r, rest) = (self.reciprocal.0.to_f64() * scaled, self.reciprocal.1.to_f64() * scaled);
-        let share = KeptShare {
-            reciprocal: (splat(token, r), splat(token, rest)),
-            end: splat(token, 1.0 / scaled),
-            floor: splat(token, floor),
-            scale: splat(token, 1.0),
-            minus_floor: splat(token, -floor),
-        };
-        KeptTerms { token, k: self.k.to_f64(), share }
+        let reciprocal = (splat(token, self.reciprocal.0.to_f64()), splat(token, self.reciprocal.1.to_f64()));
+        KeptTerms { token, k: self.k.to_f64(), share: KeptShare::new(token, reciprocal) }
+    }
+
+    #[inline(always)]
+    fn kept_alike<S: Simd, const PLAIN: bool>(token: S, sums: Wide<S>) -> KeptShare<T::Vector<S>> {
+        let reciprocal = T::reciprocals(token, sums);
+        let share = KeptShare::new(token, reciprocal);
+        if PLAIN { KeptShare { reciprocal, ..share } } else { share }
     }
 
     #[inline(always)]

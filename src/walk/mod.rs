@@ -245,6 +245,7 @@ fn rows_temperature<'a>(
 impl Call<'_> {
     fn run<F: Function, C: Compute>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
         match self.way::<C>() {
+            Way::Rows if tiles::goes_abreast::<F, C>(self) => tiles::run::<F, C>(self, out, interrupt),
             Way::Rows => rows::run::<F, C>(self, out, interrupt),
             Way::Tiles => tiles::run::<F, C>(self, out, interrupt),
             Way::Blocks => blocks::run::<F, C>(self, out, interrupt),
