@@ -9,7 +9,7 @@
 //!     columns <- logits                            and their largest and smallest
 //!     for each slot: p and s of its columns, in their place; their sum       a slot is what is a lane in `fold`
 //!     the halving tree over the slots; the reciprocals
-//!     results <- s (1 + p) (r + r')                and the strip before this one leaves, past the cache
+//!     results <- s (1 + p) (r + r')                and the block before this one leaves, past the cache
 //! ```
 //!
 //! The order of every sum is `fold`'s, lane for lane, and so are the bits.
@@ -22,7 +22,8 @@ use super::exp::{Anchor, Exp, Mode, PLAIN, of_maxima};
 use super::kept::PAGE;
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Results, Store, copy_some};
-use super::sum::{Sum, centers, wide_sum};
+use super::slots::{HALF, Slots};
+use super::sum::{Sum, centers};
 use crate::simd::{COLUMNS, Kernel, Simd, Vector};
 
 /// Rows that are written, and working memory for them.
@@ -57,11 +58,11 @@ const fn apart<T: Real>(len: usize) -> usize {
 /// The most strips of a block.
 const STRIPS: usize = 8;
 
-/// The strips that are computed together, step by step: a step is a chain of operations, and those of several strips
-/// overlap.
+/// The strips that are computed together, step by step: of few columns each, a step is little more than a chain of
+/// operations, and those of several strips overlap.
 const fn strips(len: usize) -> usize {
     match 64 / len {
-        0 => 1,
+        _ if len > LANES => 1,
         strips if strips > STRIPS => STRIPS,
         strips => strips,
     }
@@ -124,7 +125,12 @@ impl<T: Real, R: Results<T>> Kernel for WriteAbreast<'_, T, R> {
                 place[..count * len].copy_from_slice(&x[start..start + count * len]);
                 block.read(token, strips, place);
             }
-            if !block.complete(token, strips, &mut leaving) {
+            let is_complete = if len <= T::LANES {
+                block.complete::<S, true>(token, strips, &mut leaving)
+            } else {
+                block.complete::<S, false>(token, 1, &mut leaving)
+            };
+            if !is_complete {
                 break;
             }
             leaving.arrived(token, count * len);
@@ -164,31 +170,6 @@ impl<T: Real> Lanes<T> {
         let zeros = [[T::ZERO; LANES]; STRIPS];
         Self { max: zeros, min: zeros, magic: zeros, least: zeros, center: zeros, sum: [[0.0; LANES]; STRIPS] }
     }
-}
-
-/// Room for sums over the columns of some slots. (To fill it for each strip takes as long as to sum up a column.)
-struct Slots<T> {
-    /// What is apart of each slot of one column.
-    apart: [[T; LANES]; LANES],
-    /// The sums of s of two slots, and what is apart from it.
-    sums: [Stored; HALF],
-    aparts: [[T; LANES]; HALF],
-}
-
-/// Half of the slots.
-const HALF: usize = LANES / 2;
-
-impl<T: Real> Slots<T> {
-    fn new() -> Self {
-        let zeros = [T::ZERO; LANES];
-        Self { apart: [zeros; LANES], sums: [[0.0; LANES]; HALF], aparts: [zeros; HALF] }
-    }
-}
-
-/// The sum of two slots.
-#[inline(always)]
-fn plus<S: Simd, T: Real>(a: (Wide<S>, T::Vector<S>), b: (Wide<S>, T::Vector<S>)) -> (Wide<S>, T::Vector<S>) {
-    (T::add_wides::<S>(a.0, b.0), a.1.add(b.1))
 }
 
 /// How many elements ahead logits are asked for.
@@ -231,24 +212,25 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
         }
     }
 
-    /// The results of the rows that were read. False where some row needs more.
+    /// The results of the rows that were read. False where some row needs more. `SINGLE`: of rows whose slots have one column
+    /// each; others are a strip by itself.
     #[inline(always)]
-    fn complete<S: Simd>(&mut self, token: S, strips: usize, leaving: &mut Leaving<'_, T>) -> bool {
+    fn complete<S: Simd, const SINGLE: bool>(&mut self, token: S, strips: usize, leaving: &mut Leaving<'_, T>) -> bool {
         let Some(is_plain) = self.shift(token, strips) else { return false };
         let mut exp = Exp::at(token, self.temperature, &Anchor::NONE);
-        let mut is_undefined = false;
         for strip in 0..strips {
             let Lanes { magic, least, center, .. } = &self.lanes;
-            let load = |lanes: &[[T; LANES]; STRIPS]| T::Vector::<S>::load(token, &lanes[strip]);
-            exp = exp.anchored(load(magic), load(least));
-            let center = load(center);
+            let magic = T::Vector::<S>::load(token, &magic[strip]);
+            exp = exp.anchored(magic, T::Vector::<S>::load(token, &least[strip]));
+            let center = T::Vector::<S>::load(token, &center[strip]);
             let sum = if is_plain {
-                self.fold::<S, PLAIN>(token, strip, &exp, center)
+                self.fold::<S, SINGLE, PLAIN>(token, strip, &exp, center)
             } else {
-                self.fold::<S, { Mode::Clamped as u8 }>(token, strip, &exp, center)
+                self.fold::<S, SINGLE, { Mode::Clamped as u8 }>(token, strip, &exp, center)
             };
             real::store::<S>(sum, &mut self.lanes.sum[strip]);
         }
+        let mut is_undefined = false;
         for strip in 0..strips {
             is_undefined |= any_undefined::<S>(token, real::load(token, &self.lanes.sum[strip]));
         }
@@ -259,9 +241,9 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
         for strip in 0..strips {
             let to = &mut place[strip * T::LANES * self.len..];
             if is_plain {
-                self.write::<S, true>(token, strip, to);
+                self.write::<S, SINGLE, true>(token, strip, to);
             } else {
-                self.write::<S, false>(token, strip, to);
+                self.write::<S, SINGLE, false>(token, strip, to);
             }
         }
         true
@@ -289,7 +271,7 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
 
     /// The sum of each lane's terms, which take the place of the logits.
     #[inline(always)]
-    fn fold<S: Simd, const MODE: u8>(
+    fn fold<S: Simd, const SINGLE: bool, const MODE: u8>(
         &mut self,
         token: S,
         strip: usize,
@@ -299,28 +281,23 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
         let (len, size) = (self.len, columns::<T>(self.len));
         let (logits, terms) = (&mut self.logits[strip * size..][..size], &mut self.terms[strip * size..][..size]);
         let slots = &mut self.slots;
-        if len <= T::LANES {
+        if SINGLE {
             slots.single::<S, MODE>(token, len, logits, terms, exp, center);
         } else {
             slots.several::<S, MODE>(token, len, logits, terms, exp, center);
         }
-        let (sum, apart) = if len <= T::LANES {
-            slots.all::<S, true>(token, len, terms)
-        } else {
-            slots.all::<S, false>(token, len, terms)
-        };
-        T::with_aparts(token, sum, center, apart)
+        slots.total::<S, SINGLE>(token, len, terms, center)
     }
 
     /// The results, row after row.
     #[inline(always)]
-    fn write<S: Simd, const PLAIN: bool>(&self, token: S, strip: usize, to: &mut [T]) {
+    fn write<S: Simd, const SINGLE: bool, const PLAIN: bool>(&self, token: S, strip: usize, to: &mut [T]) {
         let (lanes, len, size) = (T::LANES, self.len, columns::<T>(self.len));
         let share = R::kept_alike::<S, PLAIN>(token, real::load(token, &self.lanes.sum[strip]));
         let (logits, terms) = (&self.logits[strip * size..][..size], &self.terms[strip * size..][..size]);
         // From the last columns to the first: what these write past their row's end is written again, as results of the next
         // row.
-        let step = if len <= LANES { 1 } else { depth(len) } * lanes;
+        let step = if SINGLE { 1 } else { depth(len) } * lanes;
         for start in (0..len).step_by(COLUMNS).rev() {
             let at = place(start, len) * lanes;
             let places = at..at + (COLUMNS - 1) * step + lanes;
@@ -373,63 +350,6 @@ impl<T: Real> Slots<T> {
         }
     }
 
-    /// The halving tree over the slots, without the additions of 0 that slots past the end would be: branch by branch, so
-    /// that it takes few registers. `SINGLE`: of slots of one column each; else of what was summed up of pairs of slots.
-    #[inline(always)]
-    fn all<S: Simd, const SINGLE: bool>(&self, token: S, len: usize, terms: &[T]) -> (Wide<S>, T::Vector<S>) {
-        let even = self.quarter::<S, SINGLE>(token, len, terms, 0);
-        if len > 1 { plus::<S, T>(even, self.quarter::<S, SINGLE>(token, len, terms, 1)) } else { even }
-    }
-
-    /// The branch of every second slot.
-    #[inline(always)]
-    fn quarter<S: Simd, const SINGLE: bool>(
-        &self,
-        token: S,
-        len: usize,
-        terms: &[T],
-        slot: usize,
-    ) -> (Wide<S>, T::Vector<S>) {
-        let sum = self.eighth::<S, SINGLE>(token, len, terms, slot);
-        if slot + 2 < len { plus::<S, T>(sum, self.eighth::<S, SINGLE>(token, len, terms, slot + 2)) } else { sum }
-    }
-
-    /// The branch of every fourth slot.
-    #[inline(always)]
-    fn eighth<S: Simd, const SINGLE: bool>(
-        &self,
-        token: S,
-        len: usize,
-        terms: &[T],
-        slot: usize,
-    ) -> (Wide<S>, T::Vector<S>) {
-        let sum = self.pair::<S, SINGLE>(token, len, terms, slot);
-        if slot + 4 < len { plus::<S, T>(sum, self.pair::<S, SINGLE>(token, len, terms, slot + 4)) } else { sum }
-    }
-
-    /// The branch of two slots.
-    #[inline(always)]
-    fn pair<S: Simd, const SINGLE: bool>(
-        &self,
-        token: S,
-        len: usize,
-        terms: &[T],
-        slot: usize,
-    ) -> (Wide<S>, T::Vector<S>) {
-        if !SINGLE {
-            return (real::load(token, &self.sums[slot]), T::Vector::<S>::load(token, &self.aparts[slot]));
-        }
-        let sum = self.of_one::<S>(token, terms, slot);
-        if slot + HALF < len { plus::<S, T>(sum, self.of_one::<S>(token, terms, slot + HALF)) } else { sum }
-    }
-
-    /// The sum of a slot of one column.
-    #[inline(always)]
-    fn of_one<S: Simd>(&self, token: S, terms: &[T], slot: usize) -> (Wide<S>, T::Vector<S>) {
-        let s = T::Vector::<S>::load(token, &terms[slot * T::LANES..]);
-        (T::widened(token, s), T::Vector::<S>::load(token, &self.apart[slot]))
-    }
-
     /// The sums of slots of several columns, by twos, which the tree adds up first.
     #[inline(always)]
     fn several<S: Simd, const MODE: u8>(
@@ -447,8 +367,7 @@ impl<T: Real> Slots<T> {
         let (lower_s, upper_s) = terms.split_at_mut(HALF * depth * lanes);
         let slots = lower.chunks_exact_mut(depth * lanes).zip(upper.chunks_exact_mut(depth * lanes));
         let of_slots = lower_s.chunks_exact_mut(depth * lanes).zip(upper_s.chunks_exact_mut(depth * lanes));
-        let sums = self.sums.iter_mut().zip(&mut self.aparts);
-        for (slot, (((x, y), (s, t)), (sum, apart))) in slots.zip(of_slots).zip(sums).enumerate() {
+        for (slot, ((x, y), (s, t))) in slots.zip(of_slots).enumerate() {
             let (count, other) =
                 (len.saturating_sub(slot).div_ceil(lanes), len.saturating_sub(slot + HALF).div_ceil(lanes));
             let mut first = Sum::new(token, center);
@@ -473,28 +392,26 @@ impl<T: Real> Slots<T> {
                 of_s.store(s_rest);
                 first.add(about, of_s);
             }
-            let (both, of_both) = plus::<S, T>(wide_sum::<S, T>(token, first), wide_sum::<S, T>(token, second));
-            real::store::<S>(both, sum);
-            of_both.store(apart);
+            self.set_both(token, slot, [first, second]);
         }
     }
 }
 
-/// Results of strips on their way to where they belong.
+/// Results of blocks on their way to where they belong.
 ///
-/// Past the cache they leave in whole lines, each strip's while the next one is computed: a load of what narrower stores
-/// have just written would wait for these. A line that two strips share leaves with the second.
+/// Past the cache they leave in whole lines, each block's when the next one has a place: a load of what narrower stores have
+/// just written would wait for these. A line that two blocks share leaves with the second.
 struct Leaving<'a, T> {
     out: &'a mut [T],
     len: usize,
     streams: bool,
     /// Whether the last place was in `out`.
     direct: bool,
-    /// Room for the results of two strips by turns, each after the `waiting` elements of the strip before.
+    /// Room for the results of two blocks by turns, each after the `waiting` elements of the block before.
     room: [&'a mut [T]; 2],
     /// Elements before the first that are in the same line.
     waiting: usize,
-    /// Where in `out` the strip belongs that is in `room[0]`, and the elements there that have not left, with those that
+    /// Where in `out` the block belongs that is in `room[0]`, and the elements there that have not left, with those that
     /// waited.
     begun: usize,
     ready: usize,
@@ -520,13 +437,13 @@ impl<'a, T: Real> Leaving<'a, T> {
         }
     }
 
-    /// Room that nobody uses until the next strip has a place.
+    /// Room that nobody uses until the next block has a place.
     #[inline(always)]
     fn spare(&mut self) -> &mut [T] {
         self.room[1]
     }
 
-    /// A place for the results of the next strip.
+    /// A place for the results of the next block.
     #[inline(always)]
     fn place<S: Simd>(&mut self, token: S, strips: usize) -> &mut [T] {
         if !self.streams {

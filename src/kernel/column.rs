@@ -13,7 +13,8 @@ use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_maxima};
 use super::fold::{Fold, Partial};
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
-use super::sum::{Sum, centers, is_whole, wide_sum};
+use super::slots::{Slots, is_single};
+use super::sum::{Sum, centers};
 use crate::simd::{COLUMNS, Kernel, Simd, Vector};
 
 /// The most lanes a vector has.
@@ -188,18 +189,17 @@ impl<T: Real> Next<'_, T> {
     }
 }
 
-/// Room for a [`FoldStrip`]. (To fill it for each takes as long as to sum up a short row.)
+/// Room for a [`FoldStrip`].
 pub(crate) struct Room<T> {
-    /// Of each slot.
-    sums: [Stored; LANES],
-    /// Of slots of one term each, s; and of all, what is apart from it.
-    terms: [[[T; LANES]; 2]; LANES],
+    slots: Slots<T>,
+    /// Of slots of one column each, s.
+    terms: [T; LANES * LANES],
 }
 
 impl<T: Real> Room<T> {
     /// Of no matter what.
     pub(crate) fn new() -> Self {
-        Self { sums: [[0.0; LANES]; LANES], terms: [[[T::ZERO; LANES]; 2]; LANES] }
+        Self { slots: Slots::new(), terms: [T::ZERO; LANES * LANES] }
     }
 }
 
@@ -338,45 +338,31 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
     room: &mut Room<T>,
     mut next: Next<'_, T>,
 ) -> Wide<S> {
-    let slots = T::LANES;
     let center = centers::<_, MODE>(token, exp, max);
-    if strip.rows <= slots && !is_whole::<T>() {
-        return single::<S, T, MODE>(token, tile, strip, exp, center, &mut room.terms);
-    }
-    let Room { sums, terms } = room;
-    for (slot, (total, [_, rest])) in sums.iter_mut().zip(terms.iter_mut()).enumerate().take(slots.min(strip.rows)) {
-        let mut index = strip.first + slot * strip.pitch;
-        let mut sum = Sum::new(token, center);
-        for _ in 0..(strip.rows - slot).div_ceil(slots) {
-            next.ask(token);
-            let x = T::Vector::<S>::load(token, &tile[index..]);
-            let (about, _, s) = exp.term_about::<MODE>(x, sum.minus_center());
-            sum.add(about, s);
-            index += slots * strip.pitch;
+    let Room { slots, terms } = room;
+    if is_single::<T>(strip.rows) {
+        single::<S, T, MODE>(token, tile, strip, exp, center, (&mut *slots, &mut *terms));
+        slots.total::<S, true>(token, strip.rows, terms, center)
+    } else {
+        for slot in 0..T::LANES.min(strip.rows) {
+            let mut index = strip.first + slot * strip.pitch;
+            let mut sum = Sum::new(token, center);
+            for _ in 0..(strip.rows - slot).div_ceil(T::LANES) {
+                next.ask(token);
+                let x = T::Vector::<S>::load(token, &tile[index..]);
+                let (about, _, s) = exp.term_about::<MODE>(x, sum.minus_center());
+                sum.add(about, s);
+                index += T::LANES * strip.pitch;
+            }
+            slots.set(token, slot, sum);
         }
-        let (wide, apart) = wide_sum::<S, T>(token, sum);
-        real::store::<S>(wide, total);
-        apart.store(rest);
+        slots.total::<S, false>(token, strip.rows, terms, center)
     }
-    // `sum::halve`, without the additions of 0 that slots past the end would be.
-    let mut filled = slots.min(strip.rows);
-    let mut half = slots / 2;
-    while half > 0 {
-        for slot in 0..half.min(filled.saturating_sub(half)) {
-            let sum = T::add_wides::<S>(real::load(token, &sums[slot]), real::load(token, &sums[slot + half]));
-            real::store::<S>(sum, &mut sums[slot]);
-            let other = T::Vector::<S>::load(token, &terms[slot + half][1]);
-            T::Vector::<S>::load(token, &terms[slot][1]).add(other).store(&mut terms[slot][1]);
-        }
-        filled = filled.min(half);
-        half /= 2;
-    }
-    T::with_aparts(token, real::load(token, &sums[0]), center, T::Vector::<S>::load(token, &terms[0][1]))
 }
 
-/// The sum of slots of one term each.
+/// The terms of slots of one column each.
 ///
-/// First all terms, then their sums: one after the other for each slot would be a chain of operations so long that the
+/// First all of them, then their sums: one after the other for each slot would be a chain of operations so long that the
 /// processor has no room for enough of them to overlap.
 #[inline(always)]
 fn single<S: Simd, T: Real, const MODE: u8>(
@@ -385,39 +371,14 @@ fn single<S: Simd, T: Real, const MODE: u8>(
     strip: Strip,
     exp: &Exp<T::Vector<S>>,
     center: T::Vector<S>,
-    terms: &mut [[[T; LANES]; 2]; LANES],
-) -> Wide<S> {
-    let minus_center = T::Vector::<S>::splat(token, T::ZERO).sub(center);
-    for (index, [term, rest]) in strip.rows().zip(&mut *terms) {
+    (slots, terms): (&mut Slots<T>, &mut [T; LANES * LANES]),
+) {
+    let minus_center = Sum::new(token, center).minus_center();
+    for ((index, term), apart) in strip.rows().zip(terms.chunks_exact_mut(T::LANES)).zip(&mut slots.apart) {
         let (about, _, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, &tile[index..]), minus_center);
         s.store(term);
-        about.mul(s).store(rest);
+        about.mul(s).store(apart);
     }
-    // The same trees, in registers.
-    let zero = T::Vector::<S>::splat(token, T::ZERO);
-    let (mut sums, mut aparts) = ([T::widened(token, zero); LANES / 2], [zero; LANES / 2]);
-    let half = LANES / 2;
-    for slot in 0..half {
-        let [term, rest] = &terms[slot];
-        if slot < strip.rows {
-            sums[slot] = T::widened(token, T::Vector::<S>::load(token, term));
-            aparts[slot] = T::Vector::<S>::load(token, rest);
-        }
-        let [term, rest] = &terms[slot + half];
-        if slot + half < strip.rows {
-            sums[slot] = T::add_wides::<S>(sums[slot], T::widened(token, T::Vector::<S>::load(token, term)));
-            aparts[slot] = aparts[slot].add(T::Vector::<S>::load(token, rest));
-        }
-    }
-    for half in [LANES / 4, LANES / 8, LANES / 16] {
-        for slot in 0..half {
-            if slot + half < strip.rows {
-                sums[slot] = T::add_wides::<S>(sums[slot], sums[slot + half]);
-                aparts[slot] = aparts[slot].add(aparts[slot + half]);
-            }
-        }
-    }
-    T::with_aparts(token, sums[0], center, aparts[0])
 }
 
 /// What the results of a strip are computed from.

@@ -14,7 +14,7 @@
 //!   `stream`: the same in whole lines, past the cache; one row is folded while another is written.
 //! - `short`: rows that one vector holds. `abreast`: many short rows, a lane each, from logits to results in one go.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
-//! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes.
+//! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes. `slots`: their sums.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
 //!
 //! Of an exponential p is kept for the second read, or p and s, for rows that stay in the second cache; longer ones compute
@@ -37,6 +37,7 @@ pub(crate) mod real;
 pub(crate) mod row;
 pub(crate) mod select;
 pub(crate) mod short;
+pub(crate) mod slots;
 pub(crate) mod spread;
 pub(crate) mod stream;
 pub(crate) mod sum;

@@ -1,5 +1,6 @@
 //! Rows abreast against the same rows one by one: every length and alignment, past the cache and through it, rows that
 //! need more.
+#![allow(clippy::cast_precision_loss, reason = "test data is rounded as it may be")]
 
 use std::marker::PhantomData;
 
