@@ -261,7 +261,8 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// The function for terms of this row that were kept.
     fn kept<S: Simd>(&self, token: S) -> KeptTerms<T::Vector<S>>;
 
-    /// For terms that were kept of rows that are alike, a lane each, from their sums; `PLAIN` if all results are in the normal range.
+    /// For terms that were kept of rows that are alike, a lane each, from their sums; `PLAIN` if all results are in the normal
+    /// range.
     fn kept_alike<S: Simd, const PLAIN: bool>(token: S, sums: Wide<S>) -> KeptShare<T::Vector<S>>;
 
     /// What each of some rows of `len` logits that are alike has in common, by vectors from their folds; undefined where a
