@@ -72,15 +72,15 @@ pub(super) fn run<F: Function, C: Compute>(
     })
 }
 
-/// Up to so many elements, many rows go abreast where they lie one after another ([`WriteAbreast`]); of fewer rows, and where
-/// there are no instructions to transpose by, those of a few classes.
+/// Up to so many elements, many rows go abreast where they lie one after another ([`WriteAbreast`]); of fewer rows, and at
+/// levels where it was not measured (AVX-512) or there are no instructions to transpose by (NEON), those of a few classes.
 const ABREAST: usize = 64;
 const MANY_ABREAST: usize = 8 * LANES;
 
 /// Whether rows go abreast. (Float64's have no such code, as it would be as large again.)
 pub(super) fn goes_abreast<F: Function, C: Compute>(call: &Call<'_>) -> bool {
     let (plan, size) = (&call.plan, size_of::<C>());
-    let all = plan.rows >= MANY_ABREAST && call.level != Level::Neon;
+    let all = plan.rows >= MANY_ABREAST && call.level == Level::Avx2;
     let most = if all { ABREAST } else { few::<C>(DType::F32, false) };
     F::KEEPS
         && size == size_of::<f32>()
