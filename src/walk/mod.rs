@@ -5,6 +5,7 @@
 //! | whose elements lie one after another | [`rows`]: lent to the kernel where they lie, several short ones together |
 //! | any other layout or dtype, or a mask | [`rows`]: copied to working memory first, some rows or a block at a time |
 //! | an axis that is not the last; few classes | [`tiles`]: a lane is a row; columns line by line, [`lines`] |
+//! | float32 rows of up to 64 elements, one after another | [`mod@abreast`]: within either of these, sixteen at a time |
 //! | a few elements, one after another | [`small`]: no plan is made |
 //! | that end in a few values each | [`digest`]: chunk by chunk, by the same ways |
 //! | few rows, too long for one thread | [`blocks`]: all threads on one row |
@@ -14,6 +15,7 @@
 //!
 //! Every way computes the same bits, so the choice is free: it depends on shapes, strides and sizes alone.
 
+mod abreast;
 mod blocks;
 pub(crate) mod digest;
 mod lines;
@@ -245,7 +247,6 @@ fn rows_temperature<'a>(
 impl Call<'_> {
     fn run<F: Function, C: Compute>(&self, out: &mut ViewMut<'_>, interrupt: Interrupt<'_>) -> Result<()> {
         match self.way::<C>() {
-            Way::Rows if tiles::goes_abreast::<F, C>(self) => tiles::run::<F, C>(self, out, interrupt),
             Way::Rows => rows::run::<F, C>(self, out, interrupt),
             Way::Tiles => tiles::run::<F, C>(self, out, interrupt),
             Way::Blocks => blocks::run::<F, C>(self, out, interrupt),

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::abreast::Abreast;
 use super::reader::{Read, Reader};
 use super::{Call, Function, Interrupt, for_each_part};
 use crate::error::Result;
@@ -102,11 +103,13 @@ pub(super) fn run<F: Function, C: Compute>(
             (true, 1) => len.min(reader.piece(keeps > 0)),
             (true, _) => len * group,
         };
+        let abreast = Abreast::new::<F>(call, &reader, &part, store)?;
         dispatch(
             call.level,
             Rows::<F, C> {
                 reader,
                 manner,
+                abreast,
                 store,
                 part,
                 scratch: scratch(copies)?,
@@ -160,6 +163,7 @@ enum Manner {
 struct Rows<'a, F, C: Compute> {
     reader: Reader<'a, C>,
     manner: Manner,
+    abreast: Abreast<C>,
     store: Store,
     part: Part<'a>,
     /// Room for a block, where rows are copied.
@@ -181,8 +185,17 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
         let rows = self.part.rows.clone();
         if Self::OVERLAP && !S::COMPACT && self.overlaps {
             self.overlapped(token, rows);
-        } else if self.manner == Manner::Dense {
+        } else if self.manner == Manner::Dense && self.abreast.is_nothing() {
             self.lent(token, rows);
+        } else if self.manner == Manner::Dense {
+            let mut row = rows.start;
+            while row < rows.end {
+                row += self.abreast.write::<S, F>(token, &self.reader, &mut self.part, row);
+                // Those among which some need more.
+                let some = row..rows.end.min(row + C::LANES);
+                row = some.end;
+                self.lent(token, some);
+            }
         } else if self.group > 1 && copies_together::<C>() {
             for first in rows.clone().step_by(self.group) {
                 self.copied_together(token, first..rows.end.min(first + self.group));

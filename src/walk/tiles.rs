@@ -2,20 +2,19 @@
 
 use std::marker::PhantomData;
 
+use super::abreast::Abreast;
 use super::lines::{self, GROUP, MapLines, ReadLines, WriteLines};
 use super::reader::Reader;
-use super::{Call, Function, Interrupt, OUT, X, for_each_part};
+use super::{Call, Function, Interrupt, OUT, for_each_part};
 use crate::element::DType;
 use crate::error::Result;
 use crate::kernel::Temperature;
-use crate::kernel::abreast::{self, WriteAbreast};
 use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Room, Strip, Strips, WriteRows};
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
 use crate::kernel::row::{PARTS, Results, Store, copy_streaming};
 use crate::memory::{Compute, Cut, Lines, Part, Scratch, Tile, ViewMut, scratch};
-use crate::options;
-use crate::simd::{Kernel, Level, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Up to so many classes, rows are lanes even where their elements lie one after another: where their own way takes
 /// longer. That of float64 does not fold rows by lanes, and half precision is converted element by element in tiles.
@@ -63,36 +62,11 @@ pub(super) fn run<F: Function, C: Compute>(
         // Vectors reach over the end of the last row.
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
         let parts = scratch(if lines::maps(&reader) && !tiles.dense { shape.0 * PARTS } else { 0 })?;
-        let len = call.plan.len;
-        let abreast = goes_abreast::<F, C>(call) && source.is_dense::<C>() && part.is_dense::<C>();
-        let abreast = scratch(if abreast { abreast::room::<C>(len) } else { 0 })?;
+        let abreast = Abreast::new::<F>(call, &reader, &part, store)?;
         let function = PhantomData;
         dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, abreast, part, store, function });
         Ok(())
     })
-}
-
-/// Up to so many elements, many rows go abreast where they lie one after another ([`WriteAbreast`]); of fewer rows, and at
-/// levels where it was not measured (AVX-512) or there are no instructions to transpose by (NEON), those of a few classes.
-const ABREAST: usize = 64;
-const MANY_ABREAST: usize = 8 * LANES;
-
-/// Whether rows go abreast. (Float64's have no such code, as it would be as large again.)
-pub(super) fn goes_abreast<F: Function, C: Compute>(call: &Call<'_>) -> bool {
-    let (plan, size) = (&call.plan, size_of::<C>());
-    let all = plan.rows >= MANY_ABREAST && call.level == Level::Avx2;
-    let most = if all { ABREAST } else { few::<C>(DType::F32, false) };
-    F::KEEPS
-        && size == size_of::<f32>()
-        && call.level != Level::Portable
-        && plan.len <= most
-        && plan.rows >= MANY
-        && call.mask.is_none()
-        && !call.in_place
-        && call.x.dtype == DType::F32
-        && plan.is_dense(X, size)
-        && plan.is_dense(OUT, size)
-        && matches!(call.temperature, options::Temperature::One | options::Temperature::Number(1.0))
 }
 
 /// Where tiles are read from.
@@ -380,8 +354,7 @@ struct MapTiles<'a, F, C: Compute> {
     past: Scratch<C>,
     /// Room for what differs between the columns of [`MapLines`], or nothing.
     parts: Scratch<C>,
-    /// Working memory for rows abreast, or nothing.
-    abreast: Scratch<C>,
+    abreast: Abreast<C>,
     part: Part<'a>,
     store: Store,
     function: PhantomData<F>,
@@ -394,7 +367,7 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
     fn run<S: Simd>(mut self, token: S) {
         let mut first = self.part.rows.start;
         while first < self.part.rows.end {
-            first += self.abreast(token, first);
+            first += self.abreast.write::<S, F>(token, &self.tiles.reader, &mut self.part, first);
             if first == self.part.rows.end {
                 break;
             }
@@ -411,20 +384,6 @@ impl<F: Function, C: Compute> Kernel for MapTiles<'_, F, C> {
 }
 
 impl<F: Function, C: Compute> MapTiles<'_, F, C> {
-    /// Writes rows from one on that can be computed abreast. Returns how many.
-    #[inline(always)]
-    fn abreast<S: Simd>(&mut self, token: S, first: usize) -> usize {
-        let reader = &self.tiles.reader;
-        if self.abreast.is_empty() {
-            return 0;
-        }
-        let x = reader.source.rows_dense_from::<C>(first);
-        let out = self.part.rows_dense::<C>(first, self.part.rows.end - first, 0..reader.len);
-        let temperature = &reader.temperatures.of(first);
-        let (memory, results) = (&mut self.abreast[..], PhantomData::<F::Row<C>>);
-        token.call(WriteAbreast { x, out, len: reader.len, temperature, store: self.store, memory, results })
-    }
-
     #[inline(always)]
     fn write<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.tiles.reader.len;
