@@ -185,14 +185,16 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
         let rows = self.part.rows.clone();
         if Self::OVERLAP && !S::COMPACT && self.overlaps {
             self.overlapped(token, rows);
-        } else if self.manner == Manner::Dense && self.abreast.is_nothing() {
-            self.lent(token, rows);
         } else if self.manner == Manner::Dense {
             let mut row = rows.start;
             while row < rows.end {
                 row += self.abreast.write::<S, F>(token, &self.reader, &mut self.part, row);
-                // Those among which some need more.
-                let some = row..rows.end.min(row + C::LANES);
+                if row == rows.end {
+                    break;
+                }
+                // All; or, of rows that go abreast, those among which some need more.
+                let count = if self.abreast.is_nothing() { usize::MAX } else { C::LANES };
+                let some = row..rows.end.min(row.saturating_add(count));
                 row = some.end;
                 self.lent(token, some);
             }
