@@ -1,4 +1,4 @@
-//! Arrays as pointers and integers: any strides, any byte order, any alignment; overlap; working memory.
+//! Arrays as pointers and integers: any strides, any byte order, any alignment; overlap; working memory; the caches.
 //!
 //! This module and `simd` hold the unsafe code below `python`, but for what `parallel` needs to lend work to threads
 //! and to notice a fork. What the rest of the crate sees is safe, `recycle` apart, which is an allocator for `python`:
@@ -9,6 +9,7 @@
 //! shape and strides were read once, and no address depends on an element. (Rust calls such a race undefined;
 //! NumPy's own loops have it too, and there is no way to lock an array.)
 
+mod machine;
 mod raw;
 #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "for the binding alone"))]
 pub(crate) mod recycle;
@@ -18,12 +19,13 @@ mod target;
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::OnceLock;
 
 use ndarray::{ArrayRef, Dimension};
 use smallvec::SmallVec;
 
+#[cfg(test)]
+pub(crate) use machine::{HAS_NO_CACHE, IS_ANOTHER_MACHINE};
+pub(crate) use machine::{exceeds_last_cache, stores_hold_up};
 pub(crate) use raw::Compute;
 pub(crate) use scratch::{Scratch, scratch};
 pub(crate) use source::{Lines, Source};
@@ -414,64 +416,4 @@ fn is_line<T: Element>(view: &View<'_>, first: *const u8, lane_stride: isize, ap
         && lane_stride == size_of::<T>().cast_signed()
         && apart.unsigned_abs().is_multiple_of(align_of::<T>())
         && first.addr().is_multiple_of(align_of::<T>())
-}
-
-#[cfg(test)]
-thread_local! {
-    /// Whether calls of this thread take every result for larger than the cache: tests of that need not be as large.
-    pub(crate) static HAS_NO_CACHE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// The size of a last cache where the system does not say.
-const USUAL_LAST: usize = 32 << 20;
-
-/// Whether results of so many bytes would not stay in the last cache anyway, so that they are best written past it.
-pub(crate) fn exceeds_last_cache(bytes: usize) -> bool {
-    static LAST: OnceLock<usize> = OnceLock::new();
-    #[cfg(test)]
-    if HAS_NO_CACHE.get() {
-        return true;
-    }
-    bytes / 3 * 4 >= *LAST.get_or_init(|| last_cache().unwrap_or(USUAL_LAST))
-}
-
-/// The size of the cache of the highest level, from the kernel. (`sysconf` multiplies by the sockets' cores: on virtual
-/// machines of some makers it says ten times as much.)
-fn last_cache() -> Option<usize> {
-    largest_of(Path::new("/sys/devices/system/cpu/cpu0/cache"))
-}
-
-/// The same, where the kernel describes the caches of a processor.
-fn largest_of(caches: &Path) -> Option<usize> {
-    let number = |text: &str| text.trim().trim_end_matches('K').parse::<usize>().ok();
-    let of = |index: usize, what| std::fs::read_to_string(caches.join(format!("index{index}/{what}"))).ok();
-    let sizes = (0..8).filter_map(|index| Some((number(&of(index, "level")?)?, number(&of(index, "size")?)?)));
-    sizes.max().map(|(_, kilobytes)| kilobytes << 10).filter(|size| *size > 0)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_cache_is_that_of_the_highest_level() {
-        let caches = std::env::temp_dir().join(format!("fastsoftmax-caches-{}", std::process::id()));
-        let describe = |index: usize, level: &str, size: &str| {
-            let cache = caches.join(format!("index{index}"));
-            std::fs::create_dir_all(&cache).unwrap();
-            std::fs::write(cache.join("level"), level).unwrap();
-            std::fs::write(cache.join("size"), size).unwrap();
-        };
-        assert_eq!(largest_of(&caches), None, "no description");
-        describe(0, "1\n", "32K\n");
-        describe(1, "1\n", "48K\n");
-        describe(2, "2\n", "2048K\n");
-        assert_eq!(largest_of(&caches), Some(2 << 20));
-        describe(3, "3\n", "1024K\n");
-        assert_eq!(largest_of(&caches), Some(1 << 20), "the level counts, not the size");
-        describe(4, "four\n", "no number\n");
-        assert_eq!(largest_of(&caches), Some(1 << 20), "what is not understood is left out");
-        std::fs::remove_dir_all(&caches).unwrap();
-    }
 }

@@ -13,8 +13,8 @@ use crate::memory::{Compute, Part, Scratch, scratch};
 use crate::options::Temperature;
 use crate::simd::{Level, Simd};
 
-/// Up to so many elements, many rows go abreast where they lie one after another ([`WriteAbreast`]); of fewer rows, and at
-/// levels where it was not measured (AVX-512) or there are no instructions to transpose by (NEON), those of a few classes.
+/// Up to so many elements, many rows go abreast where they lie one after another ([`WriteAbreast`]); of fewer rows, and where
+/// there are no instructions to transpose by (NEON), those of a few classes.
 const LONGEST: usize = 64;
 const MANY: usize = 8 * LANES;
 
@@ -63,7 +63,7 @@ impl<C: Compute> Abreast<C> {
 /// Whether rows go abreast. (Float64's have no such code, as it would be as large again.)
 fn goes<F: Function, C: Compute>(call: &Call<'_>) -> bool {
     let (plan, size) = (&call.plan, size_of::<C>());
-    let all = plan.rows >= MANY && call.level == Level::Avx2;
+    let all = plan.rows >= MANY && matches!(call.level, Level::Avx2 | Level::Avx512);
     let most = if all { LONGEST } else { tiles::few::<C>(DType::F32, false) };
     F::KEEPS
         && size == size_of::<f32>()

@@ -16,7 +16,7 @@ use crate::kernel::pieces::FoldRows;
 use crate::kernel::row::{self, Inputs, Results, Store};
 use crate::kernel::stream::overlap::{self, FoldAndWrite};
 use crate::kernel::stream::{self, Stream};
-use crate::memory::{Compute, Cut, Part, Scratch, ViewMut, scratch};
+use crate::memory::{Compute, Cut, Part, Scratch, ViewMut, scratch, stores_hold_up};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Elements of short rows that are folded before the first of them is written: what is done once for each row takes
@@ -50,13 +50,14 @@ const CONVERTED: usize = CHUNK / 2;
 /// written, than together.
 const ALONE: usize = 350;
 
-/// Whether each row is folded while the one before is written. Past the cache: those of more than one chunk, as long as threads
-/// keep the working memory for two. Through it: those from [`ALONE`] on, as long as the second cache has the working memory
-/// and the last one has the results to hand: for results that are `far`, every store must wait.
+/// Whether each row is folded while the one before is written: those from [`ALONE`] on, as long as threads keep the working
+/// memory for two, or the second cache has it. Where stores that wait hold up the rest: past the cache only those of more than
+/// one chunk; through it none if results are `far`.
 fn overlaps(len: usize, store: Store, far: bool) -> bool {
     match store {
-        Store::Streaming => (CHUNK + 1..=128 * 1024).contains(&len),
-        Store::Cached => !far && (ALONE..=16 * 1024).contains(&len),
+        Store::Streaming if stores_hold_up() => (CHUNK + 1..=128 * 1024).contains(&len),
+        Store::Streaming => (ALONE..=64 * 1024).contains(&len),
+        Store::Cached => (!far || !stores_hold_up()) && (ALONE..=16 * 1024).contains(&len),
     }
 }
 
@@ -74,7 +75,8 @@ pub(super) fn run<F: Function, C: Compute>(
     let source = call.source()?;
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
-    let (store, far) = (call.store(out.array().dtype), call.is_far(out.array().dtype));
+    let store = call.store(out.array().dtype);
+    let may_overlap = Rows::<F, C>::OVERLAP && overlaps(call.plan.len, store, call.is_far(out.array().dtype));
     let cut = Cut::rows(call.rows_per_task());
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
@@ -90,7 +92,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let copied = matches!(manner, Manner::CopiedIn | Manner::Copied);
         let together = (manner == Manner::Dense || copied && copies_together::<C>()) && temperatures.is_one_for_all();
         let group = if together { group::<C>(len) } else { 1 };
-        let overlaps = Rows::<F, C>::OVERLAP && manner == Manner::Dense && overlaps(len, store, far);
+        let overlaps = may_overlap && manner == Manner::Dense;
         // (Results in half precision are half as many stores.)
         let kept_as = if manner == Manner::Copied && source.is_half() { Store::Cached } else { store };
         let keeps = match F::KEEPS {

@@ -4,18 +4,20 @@ use half::{bf16, f16};
 use ndarray::{Array1, Array2, Array3, ArrayRef, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis as NdAxis, Ix3};
 
 use crate::error::Result;
-use crate::memory::{HAS_NO_CACHE, View, ViewMut};
+use crate::memory::{HAS_NO_CACHE, IS_ANOTHER_MACHINE, View, ViewMut};
 use crate::ops::{log_softmax, softmax, softmax_segments};
 use crate::options::Options;
 use crate::shape::Axis;
 use crate::simd::Level;
 use crate::{Element, Float};
 
-/// Runs a call as if there were no cache.
-fn past_the_cache<R>(call: impl FnOnce() -> R) -> R {
+/// Runs a call as if there were no cache, and as on a machine of the other kind.
+fn past_the_cache<R>(on_another: bool, call: impl FnOnce() -> R) -> R {
     HAS_NO_CACHE.set(true);
+    IS_ANOTHER_MACHINE.set(on_another);
     let result = call();
     HAS_NO_CACHE.set(false);
+    IS_ANOTHER_MACHINE.set(false);
     result
 }
 
@@ -27,9 +29,9 @@ fn check_places<T: Float + Into<f64>>(
     name: &str,
     call: impl Fn(&mut [T]) -> Result<()>,
 ) {
-    for place in places {
+    for (place, on_another) in places.iter().flat_map(|place| [(place, false), (place, true)]) {
         let mut room = vec![seven; place + expected.len() + 1];
-        past_the_cache(|| call(&mut room[*place..place + expected.len()])).unwrap();
+        past_the_cache(on_another, || call(&mut room[*place..place + expected.len()])).unwrap();
         assert!(bits(room[*place..place + expected.len()].iter().copied()) == expected, "{name}, {place} on");
         assert!(bits([room[place + expected.len()]]) == bits([seven]), "past the end, {name}, {place} on");
     }
@@ -125,10 +127,13 @@ fn results_that_trail() {
             for run in [softmax::run, log_softmax::run] {
                 let mut expected = Array2::<f32>::default(x.raw_dim());
                 run(&View::of(&x), &mut ViewMut::of(&mut expected), &Axis::One(-1), &options).unwrap();
-                for after in [0, 4, 8, 12, 15, 16, 31] {
+                let places = [0, 4, 8, 12, 15, 16, 31];
+                for (after, on_another) in places.into_iter().flat_map(|after| [(after, false), (after, true)]) {
                     let out = &mut room_of_out[after..after + x.len()];
+                    out.fill(7.0);
                     let mut out = ArrayViewMut2::from_shape((rows, len), out).unwrap();
-                    past_the_cache(|| run(&View::of(&x), &mut ViewMut::of(&mut out), &Axis::One(-1), &options))
+                    let axis = Axis::One(-1);
+                    past_the_cache(on_another, || run(&View::of(&x), &mut ViewMut::of(&mut out), &axis, &options))
                         .unwrap();
                     let name = format!("{} {rows} x {len}, {after} after", level.name());
                     assert!(bits(out.iter().copied()) == bits(expected.iter().copied()), "{name}");
@@ -233,7 +238,7 @@ fn check_alone<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T) 
                 let kept = call(&View::of(&spaced), (rows, len), &masked);
                 let kept_where_they_lie = call(&View::of(&dense), (rows, len), &masked);
                 assert!(bits(kept_where_they_lie) == bits(kept.iter().copied()), "{} {rows} x {len}", level.name());
-                let past = past_the_cache(|| call(&View::of(&dense), (rows, len), &masked));
+                let past = past_the_cache(false, || call(&View::of(&dense), (rows, len), &masked));
                 assert!(bits(past) == bits(kept.iter().copied()), "{} {rows} x {len}, past the cache", level.name());
                 let warmer = call(&View::of(&dense), (rows, len), &warm);
                 for row in 0..rows {
@@ -273,7 +278,7 @@ fn segments() {
         };
         let (mut expected, mut out) = (Array1::default(x.len()), Array1::default(x.len()));
         call(&mut expected).unwrap();
-        past_the_cache(|| call(&mut out)).unwrap();
+        past_the_cache(false, || call(&mut out)).unwrap();
         assert!(bits(out) == bits(expected), "{}", level.name());
     }
 }
