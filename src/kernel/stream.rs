@@ -196,17 +196,17 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
     fn write_past<S: Simd, const MODE: u8>(mut self, token: S) {
         let map = self.row.results.map(token, self.row.temperature);
         if row::has_p::<S, T, R>(&self.kept) {
-            self.begin::<S, MODE, true>(token, &map);
-            self.finish::<S, MODE, true>(token, &map);
+            self.begin::<S, MODE, true, true>(token, &map);
+            self.finish::<S, MODE, true, true>(token, &map);
         } else {
-            self.begin::<S, MODE, false>(token, &map);
-            self.finish::<S, MODE, false>(token, &map);
+            self.begin::<S, MODE, false, true>(token, &map);
+            self.finish::<S, MODE, false, true>(token, &map);
         }
     }
 
     /// Writes up to where the row's first whole line begins, with what is left of the row before.
     #[inline(always)]
-    fn begin<S: Simd, const MODE: u8, const KEPT: bool>(&mut self, token: S, map: &R::Map<S>) {
+    fn begin<S: Simd, const MODE: u8, const KEPT: bool, const PAST: bool>(&mut self, token: S, map: &R::Map<S>) {
         let (start, at) = (self.elements.start, self.stream.written);
         if at == start {
             self.write_head(token);
@@ -214,12 +214,12 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         }
         let x = T::Vector::<S>::load(token, &self.stream.x[at..]);
         let p = if KEPT { T::Vector::<S>::load(token, self.kept.p_before(start - at)) } else { x };
-        self.stream.complete::<S, true>(token, start, row::apply::<_, _, MODE, KEPT>(map, x, p));
+        self.stream.complete::<S, PAST>(token, start, row::apply::<_, _, MODE, KEPT>(map, x, p));
     }
 
     /// Writes the row's whole lines that are left, and its end if nothing follows that would complete the line.
     #[inline(always)]
-    fn finish<S: Simd, const MODE: u8, const KEPT: bool>(&mut self, token: S, map: &R::Map<S>) {
+    fn finish<S: Simd, const MODE: u8, const KEPT: bool, const PAST: bool>(&mut self, token: S, map: &R::Map<S>) {
         let (at, whole) = self.left();
         let (lanes, start) = (T::LANES, self.elements.start);
         let kept = self.kept.from(at - start);
@@ -230,7 +230,7 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
         let first = lines.as_ptr().addr();
         let x_lines = &x[at..at + whole];
         let vectors = lines.iter_mut().zip((if KEPT { kept.p(whole) } else { x_lines }).chunks_exact(lanes));
-        if MODE < Mode::General as u8 && overlap::trails(&x[at..], first) {
+        if PAST && MODE < Mode::General as u8 && overlap::trails(&x[at..], first) {
             // Each line's logits are loaded before the line ahead of it is stored.
             let last = x.len() - lanes;
             let mut ready = T::Vector::<S>::load(token, &x[at..]);
@@ -239,13 +239,13 @@ impl<T: Real, R: Results<T>> WriteNext<'_, '_, T, R> {
                 let logits = ready;
                 ready = T::Vector::<S>::load(token, &x[(at + (index + 1) * lanes).min(last)..]);
                 let p = T::Vector::<S>::load(token, kept);
-                row::apply::<_, _, MODE, KEPT>(map, logits, p).stream(line);
+                put::<_, PAST>(row::apply::<_, _, MODE, KEPT>(map, logits, p), line);
             }
         } else {
             for (index, ((line, kept), x)) in vectors.zip(x_lines.chunks_exact(lanes)).enumerate() {
                 token.prefetch_near(x_lines, ahead.index(index * lanes));
                 let (x, p) = (T::Vector::<S>::load(token, x), T::Vector::<S>::load(token, kept));
-                row::apply::<_, _, MODE, KEPT>(map, x, p).stream(line);
+                put::<_, PAST>(row::apply::<_, _, MODE, KEPT>(map, x, p), line);
             }
         }
         let at = at + whole;

@@ -46,18 +46,19 @@ const _: () = assert!(KEPT <= BLOCK);
 /// make longer bursts of writing.
 const CONVERTED: usize = CHUNK / 2;
 
-/// From so many elements on, rows whose results go through the cache are faster each by itself, while the one before is
-/// written, than together.
+/// From so many elements on, rows are faster each by itself, while the one before is written, than together.
 const ALONE: usize = 350;
 
 /// Whether each row is folded while the one before is written: those from [`ALONE`] on, as long as threads keep the working
 /// memory for two, or the second cache has it. Where stores that wait hold up the rest: past the cache only those of more than
-/// one chunk; through it none if results are `far`.
-fn overlaps(len: usize, store: Store, far: bool) -> bool {
+/// one chunk; through it none if results are `far`. Functions that keep nothing of a row (log-probabilities) take so long for what
+/// is done once for each that short ones are better off together.
+fn overlaps<F: Function>(len: usize, store: Store, far: bool) -> bool {
+    let least = if F::KEEPS { ALONE } else { GROUP / 3 + 1 };
     match store {
-        Store::Streaming if stores_hold_up() => (CHUNK + 1..=128 * 1024).contains(&len),
-        Store::Streaming => (ALONE..=64 * 1024).contains(&len),
-        Store::Cached => (!far || !stores_hold_up()) && (ALONE..=16 * 1024).contains(&len),
+        Store::Streaming if stores_hold_up() => (CHUNK + 1..=if F::KEEPS { 128 } else { 64 } * 1024).contains(&len),
+        Store::Streaming => (least..=64 * 1024).contains(&len),
+        Store::Cached => (!far || !stores_hold_up()) && (least..=16 * 1024).contains(&len),
     }
 }
 
@@ -76,7 +77,7 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let store = call.store(out.array().dtype);
-    let may_overlap = Rows::<F, C>::OVERLAP && overlaps(call.plan.len, store, call.is_far(out.array().dtype));
+    let may_overlap = Rows::<F, C>::OVERLAP && overlaps::<F>(call.plan.len, store, call.is_far(out.array().dtype));
     let cut = Cut::rows(call.rows_per_task());
     for_each_part(call, out, cut, interrupt, &|part| {
         let len = call.plan.len;
@@ -96,7 +97,7 @@ pub(super) fn run<F: Function, C: Compute>(
         // (Results in half precision are half as many stores.)
         let kept_as = if manner == Manner::Copied && source.is_half() { Store::Cached } else { store };
         let keeps = match F::KEEPS {
-            true if overlaps => 2 * kept::room::<C>(overlap::keeps(len, store), len, 1),
+            _ if overlaps => 2 * kept::room::<C>(overlap::keeps::<C, F::Row<C>>(len, store), len, 1),
             true if len <= most_kept(kept_as) => kept::room::<C>(P, len, group),
             _ => 0,
         };
@@ -239,7 +240,7 @@ impl<C: Compute, F: Function> Folded<C, F> {
 
 impl<F: Function, C: Compute> Rows<'_, F, C> {
     /// Whether there is code for rows that overlap. (Not for float64, where it would be 9 KB of the wheel.)
-    const OVERLAP: bool = F::KEEPS && size_of::<C>() == size_of::<f32>();
+    const OVERLAP: bool = size_of::<C>() == size_of::<f32>();
 
     /// Rows that are read and written where they lie, one after another.
     #[inline(always)]
@@ -296,7 +297,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             return;
         }
         let stream = &mut Stream::new(x, out, self.store);
-        let keeps = overlap::keeps(len, self.store);
+        let keeps = overlap::keeps::<C, F::Row<C>>(len, self.store);
         let (mut kept, mut keep) = self.kept.split_at_mut(kept::room::<C>(keeps, len, 1));
         // The last row that was folded; none has been as yet.
         let mut last = Folded::<C, F> { temperature: reader.temperatures.of(rows.start), results: F::Row::NAN };

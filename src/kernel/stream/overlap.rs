@@ -21,7 +21,7 @@ use crate::kernel::Temperature;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::exp::{Exp, Mode};
 use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, add_terms, fold_row, larger, largest};
-use crate::kernel::kept::{Keep, P, PAGE, TERMS};
+use crate::kernel::kept::{Keep, NOTHING, P, PAGE, TERMS};
 use crate::kernel::real::Real;
 use crate::kernel::row::{KeptTerms, Map, Results, Store};
 use crate::kernel::sum::{Sum, center, halve, total};
@@ -43,6 +43,14 @@ pub(crate) struct FoldAndWrite<'r, 'a, T: Real, R> {
     pub(crate) temperature: &'r Temperature<T>,
 }
 
+/// What the row that is written is computed from.
+enum Origin<K, M> {
+    /// The terms that were kept.
+    Terms(K),
+    /// Its logits, and p where that was kept.
+    Logits(M),
+}
+
 /// What comes of it.
 pub(crate) struct Folded<T: Real> {
     /// Of the next row.
@@ -58,8 +66,12 @@ pub(crate) struct Folded<T: Real> {
 const LONG: usize = 16 * 1024;
 
 /// What is kept of rows that overlap.
-pub(crate) fn keeps(len: usize, store: Store) -> u8 {
-    if store == Store::Streaming && len > LONG { P } else { TERMS }
+pub(crate) fn keeps<T: Real, R: Results<T>>(len: usize, store: Store) -> u8 {
+    match store {
+        _ if !R::KEEPS => NOTHING,
+        Store::Streaming if len > LONG => P,
+        _ => TERMS,
+    }
 }
 
 /// By how many bytes loads are behind stores (modulo [`PAGE`]) that wait for them: less than this.
@@ -99,8 +111,11 @@ impl<T: Real, R: Results<T>> Kernel for FoldAndWrite<'_, '_, T, R> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> Folded<T> {
         let store = self.write.stream.store;
-        match (store, keeps(self.next.len(), store)) {
+        // (Whether anything is kept is known to the compiler, so that there is no code for what cannot be.)
+        match (store, keeps::<T, R>(self.next.len(), store)) {
             _ if S::COMPACT => self.one_by_one(token),
+            (Store::Cached, _) if !R::KEEPS => self.fold::<S, false, NOTHING>(token),
+            (Store::Streaming, _) if !R::KEEPS => self.fold::<S, true, NOTHING>(token),
             (Store::Cached, _) => self.fold::<S, false, TERMS>(token),
             (Store::Streaming, TERMS) => self.fold::<S, true, TERMS>(token),
             (Store::Streaming, _) => self.fold::<S, true, P>(token),
@@ -119,19 +134,24 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
             self.write_alone(token);
         }
         let Row { temperature, results } = self.write.row;
-        let (terms, map) = (results.kept::<S>(token), results.map(token, temperature));
+        let origin = if KEEP == TERMS {
+            Origin::Terms(results.kept::<S>(token))
+        } else {
+            Origin::Logits(results.map(token, temperature))
+        };
         let writes = !self.write.elements.is_empty();
-        if writes && KEEP == TERMS {
-            self.write.begin_kept::<S, PAST>(token, &terms);
-        } else if writes {
-            self.write.begin::<S, MODE, true>(token, &map);
+        match &origin {
+            _ if !writes => {}
+            Origin::Terms(terms) => self.write.begin_kept::<S, PAST>(token, terms),
+            Origin::Logits(map) if KEEP == P => self.write.begin::<S, MODE, true, PAST>(token, map),
+            Origin::Logits(map) => self.write.begin::<S, MODE, false, PAST>(token, map),
         }
         // In the order of `fold_row`: chunks make blocks, and blocks make the row.
         let (mut fold, mut block) = (Fold::empty(T::ZERO), Fold::empty(T::ZERO));
         let mut is_whole = true;
         for start in (0..len).step_by(CHUNK) {
             let chunk = start..len.min(start + CHUNK);
-            let Some((chunk, found)) = self.chunk::<S, PAST, KEEP>(token, (&terms, &map), chunk) else {
+            let Some((chunk, found)) = self.chunk::<S, PAST, KEEP>(token, &origin, chunk) else {
                 is_whole = false;
                 break;
             };
@@ -142,10 +162,11 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
                 block = Fold::empty(T::ZERO);
             }
         }
-        if writes && KEEP == TERMS {
-            self.write.finish_kept::<S, PAST>(token, &terms);
-        } else if writes {
-            self.write.finish::<S, MODE, true>(token, &map);
+        match &origin {
+            _ if !writes => {}
+            Origin::Terms(terms) => self.write.finish_kept::<S, PAST>(token, terms),
+            Origin::Logits(map) if KEEP == P => self.write.finish::<S, MODE, true, PAST>(token, map),
+            Origin::Logits(map) => self.write.finish::<S, MODE, false, PAST>(token, map),
         }
         if is_whole { Folded { fold, has_terms: KEEP == TERMS, max: self.max } } else { self.fold_alone(token) }
     }
@@ -206,7 +227,7 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
     fn chunk<S: Simd, const PAST: bool, const KEEP: u8>(
         &mut self,
         token: S,
-        (terms, map): (&KeptTerms<T::Vector<S>>, &R::Map<S>),
+        origin: &Origin<KeptTerms<T::Vector<S>>, R::Map<S>>,
         chunk: Range<usize>,
     ) -> Option<(Fold<T>, T)> {
         let Self { write, next, max, keep, temperature, .. } = self;
@@ -238,37 +259,48 @@ impl<T: Real, R: Results<T>> FoldAndWrite<'_, '_, T, R> {
         let x_both = &x[lead..rest.start];
         let mut kept = write.kept.from(at.saturating_sub(write.elements.start));
         let mut step = Step { exp: &exp, sum: &mut sum, found: T::Vector::<S>::splat(token, T::NEG_INFINITY), ahead };
-        if KEEP == TERMS {
-            let mut done = 0;
-            while done < both {
-                let (count, share) = terms.of(&kept);
-                let some = done..done + count.min(both - done) / size * size;
-                let (p, s) = kept.terms(some.len());
-                let kept_terms = p.chunks_exact(size).zip(s.chunks_exact(size));
-                let places = some.start + lead..some.end + lead;
-                let (p, s) = (&mut keep.p[places.clone()], &mut keep.s[places]);
-                let keeps = p.chunks_exact_mut(size).zip(s.chunks_exact_mut(size));
-                let loads = x_both[some.clone()].chunks_exact(size).zip(searched[some.clone()].chunks_exact(size));
-                let lines = &mut lines[some.start / size..some.end / size];
-                for ((loads, (keep_p, keep_s)), ((kept_p, kept_s), line)) in loads.zip(keeps).zip(kept_terms.zip(lines))
-                {
-                    let (p, s) = step.take::<PAST>(token, loads, line);
-                    p.store(keep_p);
-                    s.store(keep_s);
-                    let (p, s) = (T::Vector::<S>::load(token, kept_p), T::Vector::<S>::load(token, kept_s));
-                    put::<_, PAST>(share.of(p, s), line);
+        match origin {
+            Origin::Terms(terms) => {
+                let mut done = 0;
+                while done < both {
+                    let (count, share) = terms.of(&kept);
+                    let some = done..done + count.min(both - done) / size * size;
+                    let (p, s) = kept.terms(some.len());
+                    let kept_terms = p.chunks_exact(size).zip(s.chunks_exact(size));
+                    let places = some.start + lead..some.end + lead;
+                    let (p, s) = (&mut keep.p[places.clone()], &mut keep.s[places]);
+                    let keeps = p.chunks_exact_mut(size).zip(s.chunks_exact_mut(size));
+                    let loads = x_both[some.clone()].chunks_exact(size).zip(searched[some.clone()].chunks_exact(size));
+                    let lines = &mut lines[some.start / size..some.end / size];
+                    for ((loads, (keep_p, keep_s)), ((kept_p, kept_s), line)) in
+                        loads.zip(keeps).zip(kept_terms.zip(lines))
+                    {
+                        let (p, s) = step.take::<PAST>(token, loads, line);
+                        p.store(keep_p);
+                        s.store(keep_s);
+                        let (p, s) = (T::Vector::<S>::load(token, kept_p), T::Vector::<S>::load(token, kept_s));
+                        put::<_, PAST>(share.of(p, s), line);
+                    }
+                    kept = kept.from(some.len());
+                    done = some.end;
                 }
-                kept = kept.from(some.len());
-                done = some.end;
             }
-        } else {
-            let written = all[at..at + both].chunks_exact(size).zip(kept.p(both).chunks_exact(size));
-            let keeps = keep.p[lead..rest.start].chunks_exact_mut(size);
-            let loads = x_both.chunks_exact(size).zip(searched.chunks_exact(size));
-            for ((loads, keep), ((x, kept), line)) in loads.zip(keeps).zip(written.zip(lines)) {
-                step.take::<PAST>(token, loads, line).0.store(keep);
-                let (x, p) = (T::Vector::<S>::load(token, x), T::Vector::<S>::load(token, kept));
-                put::<_, PAST>(map.with_p::<MODE>(x, p), line);
+            Origin::Logits(map) if KEEP == P => {
+                let loads = x_both.chunks_exact(size).zip(searched.chunks_exact(size));
+                let written = all[at..at + both].chunks_exact(size).zip(kept.p(both).chunks_exact(size));
+                let keeps = keep.p[lead..rest.start].chunks_exact_mut(size);
+                for ((loads, keep), ((x, kept), line)) in loads.zip(keeps).zip(written.zip(lines)) {
+                    step.take::<PAST>(token, loads, line).0.store(keep);
+                    let (x, p) = (T::Vector::<S>::load(token, x), T::Vector::<S>::load(token, kept));
+                    put::<_, PAST>(map.with_p::<MODE>(x, p), line);
+                }
+            }
+            Origin::Logits(map) => {
+                let loads = x_both.chunks_exact(size).zip(searched.chunks_exact(size));
+                for (loads, (x, line)) in loads.zip(all[at..at + both].chunks_exact(size).zip(lines)) {
+                    step.take::<PAST>(token, loads, line);
+                    put::<_, PAST>(map.apply::<MODE>(T::Vector::<S>::load(token, x)), line);
+                }
             }
         }
         let found = step.found;

@@ -1,10 +1,13 @@
 //! A stream of rows against the same rows one by one: every alignment, rows that need each mode, rows of NaN between.
 
+use std::marker::PhantomData;
+
 use super::overlap::{FoldAndWrite, keeps, largest_of_next};
 use super::{Row, Stream, WriteNext, WriteRows};
 use crate::kernel::ahead::Ahead;
 use crate::kernel::fold::{Fold, fold_row};
 use crate::kernel::kept::{self, Keep, Kept, P};
+use crate::kernel::log_row::{LogSum, Logits};
 use crate::kernel::row::{Inputs, Quotient, Results, Store, Write};
 use crate::kernel::{Real, Temperature};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -95,29 +98,30 @@ fn check<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
 }
 
 /// Rows of `len` logits, each folded while the one before is written, and one by one.
-struct Overlapped<'a, T> {
+struct Overlapped<'a, T, R> {
     x: &'a [T],
     len: usize,
     store: Store,
     streamed: &'a mut [T],
     expected: &'a mut [T],
+    results: PhantomData<R>,
 }
 
-impl<T: Real> Kernel for Overlapped<'_, T> {
+impl<T: Real, R: Results<T>> Kernel for Overlapped<'_, T, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { x, len, store, streamed, expected } = self;
+        let Self { x, len, store, streamed, expected, .. } = self;
         // A row with a temperature of its own is folded apart.
         let temperatures = [Temperature::<T>::new(1.0), Temperature::new(1.0), Temperature::new(0.7)];
         let temperature = |row: usize| &temperatures[row % 3];
         let stream = &mut Stream::new(x, streamed, store);
-        let what = keeps(len, store);
+        let what = keeps::<T, R>(len, store);
         let (kept, keep) =
             &mut (vec![T::ZERO; kept::room::<T>(what, len, 1)], vec![T::ZERO; kept::room::<T>(what, len, 1)]);
         let ahead = Ahead::NONE;
-        let mut results = Quotient::NAN;
+        let mut results = R::NAN;
         let (mut max, mut has_terms) = (largest_of_next::<S, T>(token, x, 0, len), false);
         let rows = x.len() / len;
         for row in 0..rows {
@@ -133,7 +137,8 @@ impl<T: Real> Kernel for Overlapped<'_, T> {
             (max, has_terms) = (folded.max, folded.has_terms);
             let expected = largest_of_next::<S, T>(token, x, next.end, len);
             assert!(max == expected, "the maximum that was found of the row after {row}");
-            results = Quotient::new(&folded.fold);
+            let copy = &|start: usize, to: &mut [T]| to.copy_from_slice(&x[next.start + start..][..to.len()]);
+            results = R::of(token, &folded.fold, temperature, &Logits { len, copy });
             std::mem::swap(kept, keep);
         }
         let kept = Kept::of_row(what, kept, len);
@@ -142,14 +147,15 @@ impl<T: Real> Kernel for Overlapped<'_, T> {
         token.fence();
         for (row, (x, out)) in x.chunks_exact(len).zip(expected.chunks_exact_mut(len)).enumerate() {
             let fold: Fold<T> = fold_row::<S, T>(token, x, Keep::nothing(), temperature(row), Ahead::NONE);
-            let results = &Quotient::new(&fold);
+            let copy = &|start: usize, to: &mut [T]| to.copy_from_slice(&x[start..][..to.len()]);
+            let results = &R::of(token, &fold, temperature(row), &Logits { len, copy });
             let inputs = Inputs { x, kept: Kept::NOTHING };
             token.call(Write { inputs, out, temperature: temperature(row), results });
         }
     }
 }
 
-fn check_overlapped<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
+fn check_overlapped<T: Real + Into<f64>, R: Results<T>>(of_f64: fn(f64) -> T) {
     let mut random = random();
     for level in Level::available() {
         for len in [T::LANES, 100, 1024, 1025, 1500, 2048, 2500, 66_000] {
@@ -170,7 +176,8 @@ fn check_overlapped<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
                     let mut streamed = vec![of_f64(7.0); offset + x.len() + 1];
                     let mut expected = vec![of_f64(7.0); x.len()];
                     let out = &mut streamed[offset..offset + x.len()];
-                    dispatch(level, Overlapped { x: &x, len, store, streamed: out, expected: &mut expected });
+                    let (expected_of, results) = (&mut expected[..], PhantomData::<R>);
+                    dispatch(level, Overlapped { x: &x, len, store, streamed: out, expected: expected_of, results });
                     let bits = |values: &[T]| -> Vec<u64> { values.iter().map(|x| (*x).into().to_bits()).collect() };
                     let name = format!("{} rows of {len}, {offset} on, special: {special}, {store:?}", level.name());
                     assert!(bits(&streamed[offset..offset + x.len()]) == bits(&expected), "{name}");
@@ -186,8 +193,11 @@ fn check_overlapped<T: Real + Into<f64>>(of_f64: fn(f64) -> T) {
 #[test]
 fn overlapped_rows_like_rows_one_by_one() {
     #[allow(clippy::cast_possible_truncation, reason = "any numbers will do")]
-    check_overlapped::<f32>(|value| value as f32);
-    check_overlapped::<f64>(|value| value);
+    let narrow = |value| value as f32;
+    check_overlapped::<f32, Quotient<f32>>(narrow);
+    check_overlapped::<f64, Quotient<f64>>(|value| value);
+    check_overlapped::<f32, LogSum<f32>>(narrow);
+    check_overlapped::<f64, LogSum<f64>>(|value| value);
 }
 
 #[test]
