@@ -91,7 +91,13 @@ pub(super) fn run<F: Function, C: Compute>(
         };
         let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len };
         let copied = matches!(manner, Manner::CopiedIn | Manner::Copied);
-        let together = (manner == Manner::Dense || copied && copies_together::<C>()) && temperatures.is_one_for_all();
+        let together = match manner {
+            Manner::Dense => true,
+            Manner::Lent => false,
+            Manner::InPlace => part.is_dense::<C>(),
+            Manner::CopiedIn | Manner::Copied => copies_together::<C>(),
+        };
+        let together = together && temperatures.is_one_for_all();
         let group = if together { group::<C>(len) } else { 1 };
         let overlaps = may_overlap && manner == Manner::Dense;
         // (Results in half precision are half as many stores.)
@@ -201,9 +207,15 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
                 row = some.end;
                 self.lent(token, some);
             }
-        } else if self.group > 1 && copies_together::<C>() {
+        } else if self.group > 1 {
+            let mut room = (Folds::empty(), [[0.0; LANES]; LANES]);
             for first in rows.clone().step_by(self.group) {
-                self.copied_together(token, first..rows.end.min(first + self.group));
+                let some = first..rows.end.min(first + self.group);
+                if self.manner == Manner::InPlace {
+                    self.in_place_together(token, some, &mut room);
+                } else if copies_together::<C>() {
+                    self.copied_together(token, some, &mut room);
+                }
             }
         } else {
             // A loop, not a closure: closures are not sure to be inlined, and only what is has the level's features.
@@ -218,6 +230,9 @@ impl<F: Function, C: Compute> Kernel for Rows<'_, F, C> {
         token.fence();
     }
 }
+
+/// Room for the folds of rows that are folded together, and for their sums.
+type RoomOfGroup<C> = (Folds<C>, [[f64; LANES]; LANES]);
 
 /// Rows that have been folded together.
 struct Group<C: Compute, R> {
@@ -341,6 +356,24 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
     }
 
+    /// Short rows that give way to their own results, folded together.
+    #[inline(always)]
+    fn in_place_together<S: Simd>(&mut self, token: S, rows: Range<usize>, room: &mut RoomOfGroup<C>) {
+        let (reader, len) = (self.reader, self.reader.len);
+        let (temperature, (folds, sums)) = (&reader.temperatures.of(rows.start), room);
+        let x = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
+        let keep = Keep::within(&mut self.kept, len, self.group);
+        token.call(FoldRows { x, len, keep, temperature, ahead: Ahead::SHORT, folds, sums });
+        // All of them before the first is written, as some may be read again for this.
+        let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), folds);
+        let data = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
+        let kept = Kept::within(&self.kept, len, self.group);
+        for (index, (data, results)) in data.chunks_exact_mut(len).zip(&results).enumerate() {
+            let kept = kept.from(index * fold::room::<C>(len));
+            token.call(row::WriteInPlace { data, kept, temperature, results });
+        }
+    }
+
     /// A row by way of working memory, block by block; twice, unless one block holds it all.
     #[inline(always)]
     fn copied<S: Simd>(&mut self, token: S, row: usize) {
@@ -375,13 +408,13 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
 
     /// Short rows by way of working memory, folded together.
     #[inline(always)]
-    fn copied_together<S: Simd>(&mut self, token: S, rows: Range<usize>) {
+    fn copied_together<S: Simd>(&mut self, token: S, rows: Range<usize>, room: &mut RoomOfGroup<C>) {
         let (reader, len) = (self.reader, self.reader.len);
         let temperature = &reader.temperatures.of(rows.start);
         for (row, to) in rows.clone().zip(self.scratch.chunks_exact_mut(len)) {
             reader.copy(token, row, 0..len, to);
         }
-        let (mut folds, mut sums) = (Folds::empty(), [[0.0; LANES]; LANES]);
+        let (folds, sums) = room;
         let x = &self.scratch[..rows.len() * len];
         let streams = self.manner == Manner::CopiedIn && self.store == Store::Streaming && len >= C::LANES;
         let ahead = if streams { reader.ahead(rows.end - 1, &(0..len), x, Read::Only) } else { Ahead::NONE };
@@ -391,10 +424,10 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             keep: Keep::within(&mut self.kept, len, self.group),
             temperature,
             ahead,
-            folds: &mut folds,
-            sums: &mut sums,
+            folds,
+            sums,
         });
-        let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), &folds);
+        let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), folds);
         // (Undefined rows have results where the mask leaves places out.)
         if !S::COMPACT && streams && self.part.is_dense::<C>() && results.iter().all(|results| !results.is_undefined())
         {
