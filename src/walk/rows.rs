@@ -99,7 +99,8 @@ pub(super) fn run<F: Function, C: Compute>(
         };
         let together = together && temperatures.is_one_for_all();
         let group = if together { group::<C>(len) } else { 1 };
-        let overlaps = may_overlap && manner == Manner::Dense;
+        // (With a temperature rows do not, and short ones are better off together.)
+        let overlaps = may_overlap && manner == Manner::Dense && (group == 1 || reader.is_of_temperature_one());
         // (Results in half precision are half as many stores.)
         let kept_as = if manner == Manner::Copied && source.is_half() { Store::Cached } else { store };
         let keeps = match F::KEEPS {
