@@ -29,7 +29,9 @@ fn check_places<T: Float + Into<f64>>(
     name: &str,
     call: impl Fn(&mut [T]) -> Result<()>,
 ) {
-    for (place, on_another) in places.iter().flat_map(|place| [(place, false), (place, true)]) {
+    // (On a machine of the other kind at one place, where rows share lines: the test takes a while.)
+    let on_this = places.iter().map(|place| (place, false));
+    for (place, on_another) in on_this.chain([(&places[1], true)]) {
         let mut room = vec![seven; place + expected.len() + 1];
         past_the_cache(on_another, || call(&mut room[*place..place + expected.len()])).unwrap();
         assert!(bits(room[*place..place + expected.len()].iter().copied()) == expected, "{name}, {place} on");
