@@ -11,7 +11,8 @@ mod common;
 
 use common::{Random, levels};
 use fastsoftmax::{
-    Float, Level, Options, entropy, log_softmax, logsumexp, softmax, softmax_in_place, softmax_into, top_k,
+    Float, Level, Options, entropy, log_softmax, log_softmax_in_place, logsumexp, softmax, softmax_in_place,
+    softmax_into, top_k,
 };
 use ndarray::{Array2, ShapeBuilder, s};
 
@@ -78,6 +79,9 @@ fn check<T: Float + Default + Into<f64>>(lengths: &[(usize, usize)], of: impl Fn
                 let mut in_place = x.clone();
                 softmax_in_place(&mut in_place, -1, &options).unwrap();
                 assert!(bits(&in_place) == expected, "in place {name}");
+                let mut in_place = x.clone();
+                log_softmax_in_place(&mut in_place, -1, &options).unwrap();
+                assert!(bits(&in_place) == logs, "logarithms in place {name}");
 
                 // The same rows as columns, and as columns of a Fortran array.
                 let columns = x.t().as_standard_layout().into_owned();

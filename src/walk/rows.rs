@@ -51,8 +51,8 @@ const ALONE: usize = 350;
 
 /// Whether each row is folded while the one before is written: those from [`ALONE`] on, as long as threads keep the working
 /// memory for two, or the second cache has it. Where stores that wait hold up the rest: past the cache only those of more than
-/// one chunk; through it none if results are `far`. Functions that keep nothing of a row (log-probabilities) take so long for what
-/// is done once for each that short ones are better off together.
+/// one chunk; through it none if results are `far`. Functions that keep nothing of a row (log-probabilities) take so long for
+/// what is done once for each that short ones are better off together.
 fn overlaps<F: Function>(len: usize, store: Store, far: bool) -> bool {
     let least = if F::KEEPS { ALONE } else { GROUP / 3 + 1 };
     match store {
