@@ -19,9 +19,11 @@ use std::marker::PhantomData;
 use super::Temperature;
 use super::column::{LANES, any_undefined};
 use super::exp::{Anchor, Exp, Mode, PLAIN, of_maxima};
+use super::fold::{Fold, Partial};
 use super::kept::PAGE;
+use super::log_row::Logits;
 use super::real::{self, Real, Stored, Wide};
-use super::row::{Results, Store, copy_some};
+use super::row::{KeptShare, Map, Origin, Results, Store, copy_some};
 use super::slots::{HALF, Slots};
 use super::sum::{Sum, centers};
 use crate::simd::{COLUMNS, Kernel, Simd, Vector};
@@ -101,7 +103,7 @@ impl<T: Real, R: Results<T>> Kernel for WriteAbreast<'_, T, R> {
     #[inline(always)]
     fn run<S: Simd>(self, token: S) -> usize {
         // (All but the last are known to the compiler, so that there is no code for others.)
-        if S::COMPACT || size_of::<T>() != size_of::<f32>() || !R::KEEPS || !self.temperature.is_one() {
+        if S::COMPACT || size_of::<T>() != size_of::<f32>() || !self.temperature.is_one() {
             return 0;
         }
         let Self { x, out, len, temperature, store, memory, .. } = self;
@@ -126,10 +128,11 @@ impl<T: Real, R: Results<T>> Kernel for WriteAbreast<'_, T, R> {
                 place[..count * len].copy_from_slice(&x[start..start + count * len]);
                 block.read(token, strips, place);
             }
+            let rows = &x[start..start + count * len];
             let is_complete = if len <= T::LANES {
-                block.complete::<S, true>(token, strips, &mut leaving)
+                block.complete::<S, true>(token, strips, rows, &mut leaving)
             } else {
-                block.complete::<S, false>(token, 1, &mut leaving)
+                block.complete::<S, false>(token, 1, rows, &mut leaving)
             };
             if !is_complete {
                 break;
@@ -146,7 +149,7 @@ impl<T: Real, R: Results<T>> Kernel for WriteAbreast<'_, T, R> {
 struct Block<'a, T: Real, R> {
     len: usize,
     temperature: &'a Temperature<T>,
-    /// One column after another of one strip after another: logits, then p of each.
+    /// One column after another of one strip after another: logits, then p of each where terms are kept.
     logits: &'a mut [T],
     /// The same: s.
     terms: &'a mut [T],
@@ -164,12 +167,15 @@ struct Lanes<T> {
     least: [[T; LANES]; STRIPS],
     center: [[T; LANES]; STRIPS],
     sum: [Stored; STRIPS],
+    /// [`Results::offsets`].
+    offset: [[[T; LANES]; 2]; STRIPS],
 }
 
 impl<T: Real> Lanes<T> {
     fn new() -> Self {
         let zeros = [[T::ZERO; LANES]; STRIPS];
-        Self { max: zeros, min: zeros, magic: zeros, least: zeros, center: zeros, sum: [[0.0; LANES]; STRIPS] }
+        let (sum, offset) = ([[0.0; LANES]; STRIPS], [[[T::ZERO; LANES]; 2]; STRIPS]);
+        Self { max: zeros, min: zeros, magic: zeros, least: zeros, center: zeros, sum, offset }
     }
 }
 
@@ -213,11 +219,19 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
         }
     }
 
-    /// The results of the rows that were read. False where some row needs more. `SINGLE`: of rows whose slots have one column
-    /// each; others are a strip by itself.
+    /// The results of the rows that were read, which are given once more for those that need it. False where some row needs
+    /// another way. `SINGLE`: of rows whose slots have one column each; others are a strip by itself.
     #[inline(always)]
-    fn complete<S: Simd, const SINGLE: bool>(&mut self, token: S, strips: usize, leaving: &mut Leaving<'_, T>) -> bool {
+    fn complete<S: Simd, const SINGLE: bool>(
+        &mut self,
+        token: S,
+        strips: usize,
+        rows: &[T],
+        leaving: &mut Leaving<'_, T>,
+    ) -> bool {
         let Some(is_plain) = self.shift(token, strips) else { return false };
+        // (Only quotients have code for it.)
+        let is_plain = R::KEEPS && is_plain;
         let mut exp = Exp::at(token, self.temperature, &Anchor::NONE);
         for strip in 0..strips {
             let Lanes { magic, least, center, .. } = &self.lanes;
@@ -237,6 +251,9 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
         }
         if is_undefined {
             return false;
+        }
+        if !R::KEEPS {
+            self.find_offsets(token, strips, &exp, rows);
         }
         let place = leaving.place(token, strips);
         for strip in 0..strips {
@@ -270,7 +287,39 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
         Some(is_plain)
     }
 
-    /// The sum of each lane's terms, which take the place of the logits.
+    /// What the results of each lane have in common, where they are made of the logits.
+    #[inline(always)]
+    fn find_offsets<S: Simd>(&mut self, token: S, strips: usize, exp: &Exp<T::Vector<S>>, rows: &[T]) {
+        let len = self.len;
+        for strip in 0..strips {
+            let Lanes { max, magic, least, sum, offset, .. } = &mut self.lanes;
+            let max = &max[strip];
+            let load = |lanes: &[T; LANES]| T::Vector::<S>::load(token, lanes);
+            let exp = exp.anchored(load(&magic[strip]), load(&least[strip]));
+            let offsets = R::offsets(token, &exp, load(max), real::load(token, &sum[strip]), len);
+            let [first, second] = &mut offset[strip];
+            offsets[0].store(first);
+            offsets[1].store(second);
+            let defined = offsets[0].less(T::Vector::<S>::splat(token, T::INFINITY));
+            let mut undefined = !T::Vector::<S>::bits(token, defined) & ((1 << T::LANES) - 1);
+            while undefined != 0 {
+                let lane = undefined.trailing_zeros() as usize;
+                undefined &= undefined - 1;
+                // (After the last row there are lanes of none.)
+                if let Some(row) = rows.chunks_exact(len).nth(strip * T::LANES + lane) {
+                    let k = self.temperature.shift(max[lane], T::ZERO).k;
+                    let partial = Partial { k, sum: T::wide_of(&sum[strip], lane) };
+                    let fold = &Fold { max: max[lane], partial, ..Fold::empty(T::ZERO) };
+                    let copy = |start: usize, to: &mut [T]| to.copy_from_slice(&row[start..start + to.len()]);
+                    let results = R::of(token, fold, self.temperature, &Logits { len, copy: &copy });
+                    let [high, low, ..] = results.map(token, self.temperature).parts();
+                    (first[lane], second[lane]) = (high.to_array().as_ref()[0], low.to_array().as_ref()[0]);
+                }
+            }
+        }
+    }
+
+    /// The sum of each lane's terms, which take the place of the logits where they are kept.
     #[inline(always)]
     fn fold<S: Simd, const SINGLE: bool, const MODE: u8>(
         &mut self,
@@ -283,18 +332,33 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
         let (logits, terms) = (&mut self.logits[strip * size..][..size], &mut self.terms[strip * size..][..size]);
         let slots = &mut self.slots;
         if SINGLE {
-            slots.single::<S, MODE>(token, len, logits, terms, exp, center);
+            slots.single::<S, R, MODE>(token, len, logits, terms, exp, center);
         } else {
-            slots.several::<S, MODE>(token, len, logits, terms, exp, center);
+            slots.several::<S, R, MODE>(token, len, logits, terms, exp, center);
         }
         slots.total::<S, SINGLE>(token, len, terms, center)
+    }
+
+    /// What the results of a strip are computed from.
+    #[inline(always)]
+    fn origin<S: Simd, const PLAIN: bool>(&self, token: S, strip: usize) -> Origin<KeptShare<T::Vector<S>>, R::Map<S>> {
+        let Lanes { sum, offset, .. } = &self.lanes;
+        if R::KEEPS {
+            return Origin::Terms(R::kept_alike::<S, PLAIN>(token, real::load(token, &sum[strip])));
+        }
+        let map = R::NAN.map(token, self.temperature);
+        let mut parts = map.parts();
+        for (part, offset) in parts.iter_mut().zip(&offset[strip]) {
+            *part = T::Vector::<S>::load(token, offset);
+        }
+        Origin::Logits(map.with_parts(parts))
     }
 
     /// The results, row after row.
     #[inline(always)]
     fn write<S: Simd, const SINGLE: bool, const PLAIN: bool>(&self, token: S, strip: usize, to: &mut [T]) {
         let (lanes, len, size) = (T::LANES, self.len, columns::<T>(self.len));
-        let share = R::kept_alike::<S, PLAIN>(token, real::load(token, &self.lanes.sum[strip]));
+        let origin = self.origin::<S, PLAIN>(token, strip);
         let (logits, terms) = (&self.logits[strip * size..][..size], &self.terms[strip * size..][..size]);
         // From the last columns to the first: what these write past their row's end is written again, as results of the next
         // row.
@@ -305,8 +369,12 @@ impl<T: Real, R: Results<T>> Block<'_, T, R> {
             let (p, s) = (&logits[places.clone()], &terms[places]);
             let mut columns = [T::Vector::<S>::splat(token, T::ZERO); COLUMNS];
             for (j, column) in columns.iter_mut().enumerate() {
-                let (p, s) = (T::Vector::<S>::load(token, &p[j * step..]), T::Vector::<S>::load(token, &s[j * step..]));
-                *column = if PLAIN { share.of_plain(p, s) } else { share.of(p, s) };
+                let p = T::Vector::<S>::load(token, &p[j * step..]);
+                *column = match &origin {
+                    Origin::Terms(share) if PLAIN => share.of_plain(p, T::Vector::<S>::load(token, &s[j * step..])),
+                    Origin::Terms(share) => share.of(p, T::Vector::<S>::load(token, &s[j * step..])),
+                    Origin::Logits(map) => map.apply::<{ Mode::Clamped as u8 }>(p),
+                };
             }
             T::Vector::<S>::store_columns(columns, &mut to[start..], len);
         }
@@ -318,7 +386,7 @@ impl<T: Real> Slots<T> {
     ///
     /// First all terms, two at a time, then their sums: a chain of all that is done for a slot would not overlap as well.
     #[inline(always)]
-    fn single<S: Simd, const MODE: u8>(
+    fn single<S: Simd, R: Results<T>, const MODE: u8>(
         &mut self,
         token: S,
         len: usize,
@@ -335,8 +403,10 @@ impl<T: Real> Slots<T> {
         for ((x, s), apart) in (&mut twos).zip(&mut of_twos).zip(self.apart.chunks_exact_mut(2)) {
             let first = exp.term_about::<MODE>(T::Vector::<S>::load(token, &x[..lanes]), minus_center);
             let second = exp.term_about::<MODE>(T::Vector::<S>::load(token, &x[lanes..]), minus_center);
-            first.1.store(&mut x[..lanes]);
-            second.1.store(&mut x[lanes..]);
+            if R::KEEPS {
+                first.1.store(&mut x[..lanes]);
+                second.1.store(&mut x[lanes..]);
+            }
             first.2.store(&mut s[..lanes]);
             second.2.store(&mut s[lanes..]);
             first.0.mul(first.2).store(&mut apart[0]);
@@ -345,7 +415,9 @@ impl<T: Real> Slots<T> {
         let x = twos.into_remainder();
         if !x.is_empty() {
             let (about, p, s) = exp.term_about::<MODE>(T::Vector::<S>::load(token, x), minus_center);
-            p.store(x);
+            if R::KEEPS {
+                p.store(x);
+            }
             s.store(of_twos.into_remainder());
             about.mul(s).store(&mut self.apart[len - 1]);
         }
@@ -353,7 +425,7 @@ impl<T: Real> Slots<T> {
 
     /// The sums of slots of several columns, by twos, which the tree adds up first.
     #[inline(always)]
-    fn several<S: Simd, const MODE: u8>(
+    fn several<S: Simd, R: Results<T>, const MODE: u8>(
         &mut self,
         token: S,
         len: usize,
@@ -379,18 +451,22 @@ impl<T: Real> Slots<T> {
             for ((x, y), (s, t)) in both.zip(s.chunks_exact_mut(lanes).zip(t.chunks_exact_mut(lanes))) {
                 let a = exp.term_about::<MODE>(T::Vector::<S>::load(token, x), first.minus_center());
                 let b = exp.term_about::<MODE>(T::Vector::<S>::load(token, y), second.minus_center());
-                a.1.store(x);
-                b.1.store(y);
-                a.2.store(s);
-                b.2.store(t);
+                if R::KEEPS {
+                    a.1.store(x);
+                    b.1.store(y);
+                    a.2.store(s);
+                    b.2.store(t);
+                }
                 first.add(a.0, a.2);
                 second.add(b.0, b.2);
             }
             if !x_rest.is_empty() {
                 let (about, p, of_s) =
                     exp.term_about::<MODE>(T::Vector::<S>::load(token, x_rest), first.minus_center());
-                p.store(x_rest);
-                of_s.store(s_rest);
+                if R::KEEPS {
+                    p.store(x_rest);
+                    of_s.store(s_rest);
+                }
                 first.add(about, of_s);
             }
             self.set_both(token, slot, [first, second]);

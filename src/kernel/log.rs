@@ -7,6 +7,17 @@ use super::column::LANES;
 use super::double::Double;
 use crate::simd::{Simd, Vector};
 
+/// (artanh(w) / w - 1) / w^2 in powers of w^2, for |w| <= 0.172: minimax, of artanh within 2^-52 of itself; computed with
+/// mpmath.
+const SERIES: [f64; 6] = [
+    0.333_333_333_332_937_24,
+    0.200_000_000_260_814_2,
+    0.142_857_085_732_897_63,
+    0.111_116_852_872_217_79,
+    0.090_618_378_921_955_4,
+    0.084_097_260_469_036_6,
+];
+
 /// log(1 + y) within 2^-50 of itself.
 #[inline(always)]
 pub(crate) fn ln_1p(y: f64) -> f64 {
@@ -14,13 +25,9 @@ pub(crate) fn ln_1p(y: f64) -> f64 {
     let numerator = if k == 0.0 { y } else { m - 1.0 };
     let w = numerator / (m + 1.0);
     let square = w * w;
-    // |w| <= 0.172; the terms end at 2^-54.
-    let mut series = 1.0 / 21.0;
-    let mut n = 19.0;
-    while n >= 3.0 {
-        series = series * square + 1.0 / n;
-        n -= 2.0;
-    }
+    // Every second term apart, so that they need not wait for each other.
+    let (fourth, [a, b, c, d, e, f]) = (square * square, SERIES);
+    let series = ((e * fourth + c) * fourth + a) + ((f * fourth + d) * fourth + b) * square;
     let log_m = 2.0 * w + 2.0 * w * square * series;
     k * std::f64::consts::LN_2 + log_m
 }
@@ -39,12 +46,13 @@ pub(crate) fn ln_1p_of_lanes<S: Simd>(token: S, y: S::F64) -> S::F64 {
     let numerator = S::F64::select(k.less(S::F64::splat(token, 0.5)), y, m.sub(one));
     let w = numerator.div(m.add(one));
     let square = w.mul(w);
-    let mut series = S::F64::splat(token, 1.0 / 21.0);
-    let mut n = 19.0;
-    while n >= 3.0 {
-        series = series.mul(square).add(S::F64::splat(token, 1.0 / n));
-        n -= 2.0;
+    let fourth = square.mul(square);
+    let (mut even, mut odd) = (S::F64::splat(token, SERIES[4]), S::F64::splat(token, SERIES[5]));
+    for index in [2, 0] {
+        even = even.mul(fourth).add(S::F64::splat(token, SERIES[index]));
+        odd = odd.mul(fourth).add(S::F64::splat(token, SERIES[index + 1]));
     }
+    let series = even.add(odd.mul(square));
     let twice = S::F64::splat(token, 2.0).mul(w);
     let log_m = twice.add(twice.mul(square).mul(series));
     k.mul(S::F64::splat(token, std::f64::consts::LN_2)).add(log_m)

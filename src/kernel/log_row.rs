@@ -20,7 +20,7 @@ use super::double::{Double, power_of_two_at_most_one};
 use super::exp::{Exp, Mode, Shift, Temperature, of_shifts};
 use super::fold::{CHUNK, FAR, Fold, fold, largest};
 use super::kept::Keep;
-use super::real::{self, Real, Wide};
+use super::real::{self, Real, Wide, two_sum};
 use super::row::{KeptShare, KeptTerms, Map, PARTS, Results};
 use crate::simd::{Kernel, Simd, Vector};
 
@@ -278,6 +278,31 @@ impl<T: Real> Results<T> for LogSum<T> {
 
     fn kept_alike<S: Simd, const PLAIN: bool>(_: S, _: Wide<S>) -> KeptShare<T::Vector<S>> {
         unreachable!("see `Results::KEEPS`")
+    }
+
+    // (As `offset`, of temperature 1 and no base.)
+    #[inline(always)]
+    fn offsets<S: Simd>(
+        token: S,
+        exp: &Exp<T::Vector<S>>,
+        max: T::Vector<S>,
+        sums: Wide<S>,
+        len: usize,
+    ) -> [T::Vector<S>; 2] {
+        let Some(logs) = T::logs(token, sums, exp.factored::<{ Mode::Clamped as u8 }>(max), len) else {
+            return [T::Vector::<S>::splat(token, T::NAN); 2];
+        };
+        let (mut high, mut low) = (T::widened(token, max), logs);
+        for half in 0..2 {
+            (high[half], low[half]) = two_sum(high[half], logs[half]);
+        }
+        let first = T::narrowed(token, high);
+        let rounded = T::widened(token, first);
+        for half in 0..2 {
+            low[half] = high[half].sub(rounded[half]).add(low[half]);
+        }
+        // (From minus zero: so all is negated.)
+        [T::Vector::<S>::splat(token, T::from_f64(-0.0)).sub(first), T::narrowed(token, low)]
     }
 
     #[inline(always)]

@@ -173,6 +173,14 @@ impl<V: Vector> KeptTerms<V> {
     }
 }
 
+/// What the results of a row are computed from, and how.
+pub(crate) enum Origin<K, M> {
+    /// The terms that were kept.
+    Terms(K),
+    /// Its logits, and p where that was kept.
+    Logits(M),
+}
+
 /// The results of a vector of logits, of each of which p was kept if `KEPT`.
 #[inline(always)]
 pub(crate) fn apply<V: Vector, M: Map<V>, const MODE: u8, const KEPT: bool>(map: &M, x: V, p: V) -> V {
@@ -265,6 +273,16 @@ pub(crate) trait Results<T: Real>: Copy + Send + Sync {
     /// range.
     fn kept_alike<S: Simd, const PLAIN: bool>(token: S, sums: Wide<S>) -> KeptShare<T::Vector<S>>;
 
+    /// The first [`Map::parts`] of rows of `len` logits that are alike, a lane each, whose terms are not kept: from their largest
+    /// logits, what gives their terms, and their sums. NaN where a row needs more.
+    fn offsets<S: Simd>(
+        token: S,
+        exp: &Exp<T::Vector<S>>,
+        max: T::Vector<S>,
+        sums: Wide<S>,
+        len: usize,
+    ) -> [T::Vector<S>; 2];
+
     /// What each of some rows of `len` logits that are alike has in common, by vectors from their folds; undefined where a
     /// row needs more. False where there is no such code.
     fn each<S: Simd>(
@@ -332,6 +350,10 @@ impl<T: Real> Results<T> for Quotient<T> {
         let reciprocal = T::reciprocals(token, sums);
         let share = KeptShare::new(token, reciprocal);
         if PLAIN { KeptShare { reciprocal, ..share } } else { share }
+    }
+
+    fn offsets<S: Simd>(_: S, _: &Exp<T::Vector<S>>, _: T::Vector<S>, _: Wide<S>, _: usize) -> [T::Vector<S>; 2] {
+        unreachable!("see `Results::KEEPS`")
     }
 
     #[inline(always)]

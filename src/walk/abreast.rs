@@ -65,7 +65,7 @@ fn goes<F: Function, C: Compute>(call: &Call<'_>) -> bool {
     let (plan, size) = (&call.plan, size_of::<C>());
     let all = plan.rows >= MANY && matches!(call.level, Level::Avx2 | Level::Avx512);
     let most = if all { LONGEST } else { tiles::few::<C>(DType::F32, false) };
-    F::KEEPS
+    (F::KEEPS || plan.len > 1)
         && size == size_of::<f32>()
         && call.level != Level::Portable
         && plan.len <= most

@@ -10,28 +10,32 @@ use crate::kernel::ahead::Ahead;
 use crate::kernel::column::LANES;
 use crate::kernel::fold::{Fold, fold_row};
 use crate::kernel::kept::{Keep, Kept};
-use crate::kernel::row::{Inputs, Quotient, Store, Write};
+use crate::kernel::log_row::{LogSum, Logits};
+use crate::kernel::row::{Inputs, Quotient, Results, Store, Write};
 use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// What lies around the results.
 const AROUND: f32 = -7.0;
 
 /// The same rows one by one.
-struct OneByOne<'a> {
+struct OneByOne<'a, R> {
     x: &'a [f32],
     len: usize,
     out: &'a mut [f32],
+    results: PhantomData<R>,
 }
 
-impl Kernel for OneByOne<'_> {
+impl<R: Results<f32>> Kernel for OneByOne<'_, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
         let temperature = &Temperature::new(1.0);
+        let len = self.len;
         for (x, out) in self.x.chunks_exact(self.len).zip(self.out.chunks_exact_mut(self.len)) {
             let fold: Fold<f32> = fold_row::<S, f32>(token, x, Keep::nothing(), temperature, Ahead::NONE);
-            let results = &Quotient::new(&fold);
+            let copy = |start: usize, to: &mut [f32]| to.copy_from_slice(&x[start..start + to.len()]);
+            let results = &R::of(token, &fold, temperature, &Logits { len, copy: &copy });
             token.call(Write { inputs: Inputs { x, kept: Kept::NOTHING }, out, temperature, results });
         }
     }
@@ -48,14 +52,15 @@ fn random() -> impl FnMut() -> f32 {
 
 /// Rows of `len` elements, results `offset` elements after a line begins, `more` logits after the last row. Returns how many
 /// rows were written; these are as one by one, and nothing around them has changed.
-fn check(level: Level, x: &[f32], len: usize, more: usize, offset: usize, store: Store) -> usize {
+fn check_of<R: Results<f32>>(level: Level, x: &[f32], len: usize, more: usize, offset: usize, store: Store) -> usize {
     let size = x.len() - more;
     let mut expected = vec![0.0; size];
-    dispatch(level, OneByOne { x: &x[..size], len, out: &mut expected });
+    let results = PhantomData::<R>;
+    dispatch(level, OneByOne { x: &x[..size], len, out: &mut expected, results });
     let mut out = vec![AROUND; size + 4 * LANES];
     let first = out.as_ptr().align_offset(64) + offset;
     let temperature = &Temperature::new(1.0);
-    let (memory, results) = (&mut vec![f32::NAN; room::<f32>(len)][..], PhantomData::<Quotient<f32>>);
+    let memory = &mut vec![f32::NAN; room::<f32>(len)][..];
     let to = &mut out[first..first + size];
     let rows = dispatch(level, WriteAbreast { x, out: to, len, temperature, store, memory, results });
     // (What a block that needs more has begun to write belongs to it, and is written again.)
@@ -65,6 +70,13 @@ fn check(level: Level, x: &[f32], len: usize, more: usize, offset: usize, store:
     }
     let around = out[..first].iter().chain(&out[first + size..]);
     assert!(around.into_iter().all(|value| *value == AROUND), "{level:?} {store:?} {len} +{offset}");
+    rows
+}
+
+/// The same of probabilities, and of their logarithms.
+fn check(level: Level, x: &[f32], len: usize, more: usize, offset: usize, store: Store) -> usize {
+    let rows = check_of::<Quotient<f32>>(level, x, len, more, offset, store);
+    assert_eq!(check_of::<LogSum<f32>>(level, x, len, more, offset, store), rows);
     rows
 }
 

@@ -23,7 +23,7 @@ use crate::kernel::exp::{Exp, Mode};
 use crate::kernel::fold::{BLOCK, CHUNK, Fold, Partial, add_terms, fold_row, larger, largest};
 use crate::kernel::kept::{Keep, NOTHING, P, PAGE, TERMS};
 use crate::kernel::real::Real;
-use crate::kernel::row::{KeptTerms, Map, Results, Store};
+use crate::kernel::row::{KeptTerms, Map, Origin, Results, Store};
 use crate::kernel::sum::{Sum, center, halve, total};
 use crate::simd::{Kernel, LINE, Line, Simd, Vector};
 
@@ -41,14 +41,6 @@ pub(crate) struct FoldAndWrite<'r, 'a, T: Real, R> {
     pub(crate) keep: Keep<'r, T>,
     /// Its temperature.
     pub(crate) temperature: &'r Temperature<T>,
-}
-
-/// What the row that is written is computed from.
-enum Origin<K, M> {
-    /// The terms that were kept.
-    Terms(K),
-    /// Its logits, and p where that was kept.
-    Logits(M),
 }
 
 /// What comes of it.
