@@ -135,10 +135,15 @@ impl Plan {
     /// The rows of an operand whose first element is at `address` that would lie before it in its line of memory, where
     /// all of its lines begin alike; else 0.
     pub(crate) fn past_line(&self, operand: usize, address: usize, size: usize) -> usize {
-        let Some((lane, outer)) = self.outer.split_last() else { return 0 };
-        let alike = |dim: &Dim| dim.strides[operand].unsigned_abs().is_multiple_of(LINE);
-        let lines = lane.strides[operand] == size.cast_signed() && outer.iter().chain(&self.axis).all(alike);
+        let Some(lane) = self.outer.last() else { return 0 };
+        let lines = lane.strides[operand] == size.cast_signed() && self.lines_are_alike(operand);
         if lines && address.is_multiple_of(size) { address % LINE / size } else { 0 }
+    }
+
+    /// Whether what is along the innermost outer axis of an operand begins at the same place in its line of memory everywhere.
+    pub(crate) fn lines_are_alike(&self, operand: usize) -> bool {
+        let outer = self.outer.split_last().map_or(&[][..], |(_, outer)| outer);
+        outer.iter().chain(&self.axis).all(|dim| dim.strides[operand].unsigned_abs().is_multiple_of(LINE))
     }
 
     /// Whether all rows of an operand lie one after another in memory.

@@ -322,6 +322,11 @@ pub(crate) struct LinesMut<'a, T> {
 }
 
 impl<T: Element> LinesMut<'_, T> {
+    /// After so many lines, one begins as far from where a line of memory does as the first.
+    pub(crate) fn period(&self) -> usize {
+        LINE >> (self.apart.unsigned_abs() | LINE).trailing_zeros()
+    }
+
     /// A line.
     #[inline(always)]
     pub(crate) fn get(&mut self, line: usize) -> &mut [T] {

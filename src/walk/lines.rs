@@ -99,7 +99,7 @@ impl<C: Compute> Kernel for WriteLines<'_, '_, C> {
         for (index, from) in data.chunks(tile.pitch).enumerate().take(tile.len) {
             let to = lines.get(index);
             let from = &from[..to.len()];
-            if streams && to.len().is_multiple_of(C::LANES) && to.as_ptr().addr().is_multiple_of(LINE) {
+            if streams {
                 copy_streaming(token, from, to);
             } else {
                 copy_some(token, from, to);
@@ -118,7 +118,7 @@ pub(super) struct MapLines<'t, 'a, F: Function, C: Compute> {
     pub(super) strips: &'t [Folds<C>],
     /// Of functions that are not [`Results::BY_LANES`].
     pub(super) results: &'t [[F::Row<C>; LANES]],
-    /// Room for what differs from column to column, [`PARTS`] vectors for each strip.
+    /// [`room`].
     pub(super) parts: &'t mut [C],
     pub(super) streams: bool,
     pub(super) function: PhantomData<F>,
@@ -137,56 +137,79 @@ const MODE: u8 = Mode::Clamped as u8;
 /// Lines for which a group's constants stay in registers.
 const TOGETHER: usize = 64;
 
+/// From so many lines on, whole lines of memory are written, wherever in them the lines begin.
+pub(super) const TORN: usize = 24;
+
+/// Elements of room for what differs between so many columns: each of the [`PARTS`], from column to column, and a vector
+/// after the last.
+pub(super) const fn room<C: Compute>(columns: usize) -> usize {
+    PARTS * (columns + C::LANES)
+}
+
 impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
         let Self { logits, mut out, tile, temperature, strips, results, parts, streams, .. } = self;
+        let apart = parts.len() / PARTS;
         let mut shared = None;
-        for (strip, parts) in parts.chunks_exact_mut(PARTS * C::LANES).enumerate().take(strips.len()) {
+        for strip in 0..strips.len() {
             let map = if F::Row::<C>::BY_LANES {
                 F::Row::<C>::alike(token, temperature, &strips[strip])
             } else {
                 F::Row::<C>::lanes(token, std::slice::from_ref(temperature), &results[strip])
             };
-            for (part, to) in map.parts().iter().zip(parts.chunks_exact_mut(C::LANES)) {
-                part.store(to);
+            for (part, to) in map.parts().iter().zip(parts.chunks_exact_mut(apart)) {
+                part.store(&mut to[strip * C::LANES..]);
             }
             shared = Some(map);
         }
         let Some(shared) = shared else { return };
-        let width = GROUP * C::LANES;
-        let in_groups = tile.lanes / width * width;
+        let (lanes, width) = (tile.lanes, GROUP * C::LANES);
+        let aligns = streams && tile.len >= TORN;
+        let period = if aligns { out.period() } else { 1 };
         for first in (0..tile.len).step_by(TOGETHER) {
-            let lines = first..tile.len.min(first + TOGETHER);
-            for start in (0..in_groups).step_by(width) {
-                let parts = &parts[start * PARTS..][..width * PARTS];
-                let maps = [
-                    with_parts::<S, C, _>(token, shared, parts, 0),
-                    with_parts::<S, C, _>(token, shared, parts, 1),
-                    with_parts::<S, C, _>(token, shared, parts, 2),
-                    with_parts::<S, C, _>(token, shared, parts, 3),
-                ];
-                for line in lines.clone() {
-                    let (x, to) = (&logits.get(line)[start..][..width], &mut out.get(line)[start..][..width]);
-                    for strip in 0..GROUP {
-                        token.prefetch(x, AHEAD * logits.pitch() + strip * C::LANES);
+            let end = tile.len.min(first + TOGETHER);
+            // Lines that begin alike in memory, so that whole lines of it are written past the cache.
+            for line in first..end.min(first + period) {
+                let lines = (line..end).step_by(period);
+                let head = if aligns { C::Vector::<S>::lines(out.get(line)).0.len() } else { 0 };
+                let rest = head + (lanes - head) / width * width;
+                for start in (head..rest).step_by(width) {
+                    let maps = [
+                        with_parts::<S, C, _>(token, shared, parts, start),
+                        with_parts::<S, C, _>(token, shared, parts, start + C::LANES),
+                        with_parts::<S, C, _>(token, shared, parts, start + 2 * C::LANES),
+                        with_parts::<S, C, _>(token, shared, parts, start + 3 * C::LANES),
+                    ];
+                    for line in lines.clone() {
+                        let (x, to) = (&logits.get(line)[start..][..width], &mut out.get(line)[start..][..width]);
+                        for strip in 0..GROUP {
+                            token.prefetch(x, AHEAD * logits.pitch() + strip * C::LANES);
+                        }
+                        let past = streams && to.as_ptr().addr().is_multiple_of(LINE);
+                        // (Not by an array of results, which would be one in memory.)
+                        put::<S, C>(apply::<S, C, _>(token, &maps[0], x, 0), to, 0, past);
+                        put::<S, C>(apply::<S, C, _>(token, &maps[1], x, 1), to, 1, past);
+                        put::<S, C>(apply::<S, C, _>(token, &maps[2], x, 2), to, 2, past);
+                        put::<S, C>(apply::<S, C, _>(token, &maps[3], x, 3), to, 3, past);
                     }
-                    let past = streams && to.as_ptr().addr().is_multiple_of(LINE);
-                    // (Not by an array of results, which would be one in memory.)
-                    put::<S, C>(apply::<S, C, _>(token, &maps[0], x, 0), to, 0, past);
-                    put::<S, C>(apply::<S, C, _>(token, &maps[1], x, 1), to, 1, past);
-                    put::<S, C>(apply::<S, C, _>(token, &maps[2], x, 2), to, 2, past);
-                    put::<S, C>(apply::<S, C, _>(token, &maps[3], x, 3), to, 3, past);
                 }
-            }
-            for start in (in_groups..tile.lanes).step_by(C::LANES) {
-                let map = with_parts::<S, C, _>(token, shared, parts, start / C::LANES);
-                for line in lines.clone() {
-                    let (x, to) = (&logits.get(line)[start..], &mut out.get(line)[start..]);
-                    // (Lines of working memory end with a whole vector.)
-                    map.apply::<MODE>(C::Vector::<S>::load_some(token, x, C::ZERO)).store_some(to);
+                let mut start = if head > 0 { 0 } else { rest };
+                while start < lanes {
+                    let columns = start..if start < head { head } else { lanes.min(start + C::LANES) };
+                    let map = with_parts::<S, C, _>(token, shared, parts, columns.start);
+                    for line in lines.clone() {
+                        let (x, to) = (&logits.get(line)[columns.clone()], &mut out.get(line)[columns.clone()]);
+                        let results = map.apply::<MODE>(C::Vector::<S>::load_some(token, x, C::ZERO));
+                        if streams && let (_, [line], _) = C::Vector::<S>::lines(to) {
+                            results.stream(line);
+                        } else {
+                            results.store_some(to);
+                        }
+                    }
+                    start = if columns.end == head { rest } else { columns.end };
                 }
             }
         }
@@ -210,14 +233,14 @@ fn apply<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, map: &M, x: &[C], 
     map.apply::<MODE>(C::Vector::<S>::load(token, &x[strip * C::LANES..]))
 }
 
-/// The function of a strip of a group, from its parts and what all have in common.
+/// The function of a vector of columns from one on, from its parts and what all have in common.
 #[inline(always)]
-fn with_parts<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, shared: M, parts: &[C], strip: usize) -> M {
-    let parts = &parts[strip * PARTS * C::LANES..];
+fn with_parts<S: Simd, C: Compute, M: Map<C::Vector<S>>>(token: S, shared: M, parts: &[C], column: usize) -> M {
+    let (apart, parts) = (parts.len() / PARTS, &parts[column..]);
     shared.with_parts([
         C::Vector::<S>::load(token, parts),
-        C::Vector::<S>::load(token, &parts[C::LANES..]),
-        C::Vector::<S>::load(token, &parts[2 * C::LANES..]),
-        C::Vector::<S>::load(token, &parts[3 * C::LANES..]),
+        C::Vector::<S>::load(token, &parts[apart..]),
+        C::Vector::<S>::load(token, &parts[2 * apart..]),
+        C::Vector::<S>::load(token, &parts[3 * apart..]),
     ])
 }

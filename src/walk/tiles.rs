@@ -12,7 +12,7 @@ use crate::kernel::Temperature;
 use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Room, Strip, Strips, WriteRows};
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
-use crate::kernel::row::{PARTS, Results, Store, copy_streaming};
+use crate::kernel::row::{Results, Store, copy_streaming};
 use crate::memory::{Compute, Cut, Lines, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -38,8 +38,12 @@ const LAST: usize = 2 << 20;
 /// Of a column that is written, so many lines at a time: they stay in the first cache.
 const WRITTEN: usize = 64;
 
-/// The most lanes of a tile.
+/// The most lanes of a tile, where its lines are not [`Origin::TornLines`].
 pub(super) const WIDEST: usize = 256;
+
+/// The lanes of one whose lines are, or more: of each of its lines the first and the last part share lines of memory with
+/// other tiles' results, and take as long as many whole ones.
+const MAPPED: usize = 512;
 
 pub(super) fn run<F: Function, C: Compute>(
     call: &Call<'_>,
@@ -50,8 +54,13 @@ pub(super) fn run<F: Function, C: Compute>(
     let mask = call.mask_source()?;
     let temperatures = call.temperatures::<C>()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
-    let shape = Tiles::<C>::shape(call, call.plan.len, Origin::of(&reader));
     let store = call.store(out.array().dtype);
+    let are_torn = store == Store::Streaming && call.plan.len >= lines::TORN && !call.plan.lines_are_alike(OUT);
+    let origin = match Origin::of(&reader) {
+        Origin::Lines if are_torn => Origin::TornLines,
+        origin => origin,
+    };
+    let shape = Tiles::<C>::shape(call, call.plan.len, origin);
     // Tiles begin where lines of the output do, which only then can be written past the cache.
     let (address, size) = (out.array().address(), out.array().dtype.size());
     let early = if store == Store::Streaming { call.plan.past_line(OUT, address, size) } else { 0 };
@@ -61,7 +70,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();
         // Vectors reach over the end of the last row.
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
-        let parts = scratch(if lines::maps(&reader) && !tiles.dense { shape.0 * PARTS } else { 0 })?;
+        let parts = scratch(if lines::maps(&reader) && !tiles.dense { lines::room::<C>(shape.0) } else { 0 })?;
         let abreast = Abreast::new::<F>(call, &reader, &part, store)?;
         let function = PhantomData;
         dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, abreast, part, store, function });
@@ -76,6 +85,8 @@ pub(super) enum Origin {
     Rows,
     /// An array that lends the lines of a tile, whose results are then computed from there ([`MapLines`]).
     Lines,
+    /// The same, where results go past the cache, and their lines begin anywhere in those of memory.
+    TornLines,
     /// Any other array, or one with a mask or a temperature.
     Elsewhere,
 }
@@ -126,16 +137,17 @@ impl<'a, C: Compute> Tiles<'a, C> {
     pub(super) fn shape(call: &Call<'_>, len: usize, from: Origin) -> (usize, bool) {
         let lanes = call.plan.lanes();
         let elements = |bytes: usize| bytes / size_of::<C>() / len;
-        let least = GROUP * C::LANES;
+        let (least, widest) = (GROUP * C::LANES, WIDEST * size_of::<f32>() / size_of::<C>());
         let (width, whole) = match from {
-            Origin::Rows => (SMALL / len, true),
-            _ if elements(SECOND) >= least => (elements(SECOND), true),
+            Origin::Rows => ((SMALL / len).min(widest), true),
+            Origin::TornLines => (elements(SECOND).clamp(MAPPED, 4 * MAPPED), false),
+            _ if elements(SECOND) >= least => (elements(SECOND).min(widest) / least * least, true),
             Origin::Elsewhere if elements(LAST) >= least => (least, true),
             _ => (2 * least, false),
         };
         // No wider than the rows, and all threads have some.
         let most = lanes.div_ceil(if call.plan.rows > lanes { 1 } else { call.threads });
-        let width = width.min(most).next_multiple_of(C::LANES).min(WIDEST * size_of::<f32>() / size_of::<C>());
+        let width = width.min(most).next_multiple_of(C::LANES);
         (width, whole)
     }
 
