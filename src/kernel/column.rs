@@ -14,7 +14,7 @@ use super::fold::{Fold, Partial};
 use super::real::{self, Real, Stored, Wide};
 use super::row::{Map, Results};
 use super::slots::{Slots, is_single};
-use super::sum::{Sum, centers};
+use super::sum::{Sum, centers, wide_sum};
 use crate::simd::{COLUMNS, Kernel, Simd, Vector};
 
 /// The most lanes a vector has.
@@ -354,7 +354,7 @@ fn sum<S: Simd, T: Real, const MODE: u8>(
                 sum.add(about, s);
                 index += T::LANES * strip.pitch;
             }
-            slots.set(token, slot, sum);
+            slots.set(token, slot, wide_sum::<S, T>(token, sum));
         }
         slots.total::<S, false>(token, strip.rows, terms, center)
     }

@@ -15,6 +15,7 @@
 //! - `short`: rows that one vector holds. `abreast`: many short rows, a lane each, from logits to results in one go.
 //! - `spread`: what the entropy needs beside the sum. `select`: the largest logits of a row.
 //! - `column`: tiles in which a lane is a row: axes that are not the last, and rows of a few classes. `slots`: their sums.
+//!   `narrow`: matrices of fewer columns than lanes, folded as they lie.
 //! - `gradient`: the vector-Jacobian products, a sum and a pass over two arrays.
 //!
 //! Of an exponential p is kept for the second read, or p and s, for rows that stay in the second cache; longer ones compute
@@ -32,6 +33,7 @@ pub(crate) mod gradient;
 pub(crate) mod kept;
 pub(crate) mod log;
 pub(crate) mod log_row;
+pub(crate) mod narrow;
 pub(crate) mod pieces;
 pub(crate) mod real;
 pub(crate) mod row;

@@ -20,7 +20,7 @@ pub(crate) struct Slots<T> {
 }
 
 /// A sum of s, and what is apart from it.
-type Branch<S, T> = (Wide<S>, <T as Real>::Vector<S>);
+pub(crate) type Branch<S, T> = (Wide<S>, <T as Real>::Vector<S>);
 
 #[inline(always)]
 fn plus<S: Simd, T: Real>(a: Branch<S, T>, b: Branch<S, T>) -> Branch<S, T> {
@@ -36,8 +36,8 @@ impl<T: Real> Slots<T> {
 
     /// The sum of a slot; those of the second half after those of the first, to which the tree adds them.
     #[inline(always)]
-    pub(crate) fn set<S: Simd>(&mut self, token: S, slot: usize, sum: Sum<T::Vector<S>>) {
-        let (half, mut sum) = (T::LANES / 2, wide_sum::<S, T>(token, sum));
+    pub(crate) fn set<S: Simd>(&mut self, token: S, slot: usize, mut sum: Branch<S, T>) {
+        let half = T::LANES / 2;
         if slot >= half {
             sum = plus::<S, T>(self.get(token, slot - half), sum);
         }

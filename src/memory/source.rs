@@ -262,6 +262,14 @@ impl<'a, T: Element> Lines<'a, T> {
         usize::try_from(self.apart).unwrap_or(0) / size_of::<T>()
     }
 
+    /// All of them, where each begins where the one before ends.
+    pub(crate) fn together(&self) -> Option<&[T]> {
+        let adjacent = self.apart == (self.count * size_of::<T>()).cast_signed();
+        // SAFETY: as in `get`, for each of the lines; there is nothing between them.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        adjacent.then(|| unsafe { std::slice::from_raw_parts(self.first.cast(), self.number * self.count) })
+    }
+
     /// A line.
     #[inline(always)]
     pub(crate) fn get(&self, line: usize) -> &[T] {

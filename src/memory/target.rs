@@ -327,6 +327,14 @@ impl<T: Element> LinesMut<'_, T> {
         LINE >> (self.apart.unsigned_abs() | LINE).trailing_zeros()
     }
 
+    /// All of them, where each begins where the one before ends.
+    pub(crate) fn together(&mut self) -> Option<&mut [T]> {
+        let adjacent = self.apart == (self.count * size_of::<T>()).cast_signed();
+        // SAFETY: as in `get`, for each of the lines; there is nothing between them.
+        #[allow(unsafe_code, reason = "cuts a slice out of an array of any shape")]
+        adjacent.then(|| unsafe { std::slice::from_raw_parts_mut(self.first.cast(), self.number * self.count) })
+    }
+
     /// A line.
     #[inline(always)]
     pub(crate) fn get(&mut self, line: usize) -> &mut [T] {

@@ -8,6 +8,7 @@ use super::reader::Reader;
 use crate::kernel::Temperature;
 use crate::kernel::column::{Folds, LANES};
 use crate::kernel::exp::Mode;
+use crate::kernel::narrow::{is_narrow, repeat};
 use crate::kernel::row::{Map, PARTS, Results, copy_some, copy_streaming};
 use crate::memory::{Compute, Lines, LinesMut, Tile};
 use crate::simd::{Kernel, LINE, Simd, Vector};
@@ -120,6 +121,8 @@ pub(super) struct MapLines<'t, 'a, F: Function, C: Compute> {
     pub(super) results: &'t [[F::Row<C>; LANES]],
     /// [`room`].
     pub(super) parts: &'t mut [C],
+    /// [`room_of_narrow`], or nothing where no tile is a narrow matrix.
+    pub(super) places: &'t mut [C],
     pub(super) streams: bool,
     pub(super) function: PhantomData<F>,
 }
@@ -137,8 +140,10 @@ const MODE: u8 = Mode::Clamped as u8;
 /// Lines for which a group's constants stay in registers.
 const TOGETHER: usize = 64;
 
-/// From so many lines on, whole lines of memory are written, wherever in them the lines begin.
-pub(super) const TORN: usize = 24;
+/// Whether whole lines of memory are written past the cache, wherever in them the lines of a tile begin.
+pub(super) const fn aligns<C: Compute>(lines: usize, columns: usize) -> bool {
+    lines >= 24 && columns >= GROUP * C::LANES
+}
 
 /// Elements of room for what differs between so many columns: each of the [`PARTS`], from column to column, and a vector
 /// after the last.
@@ -146,12 +151,17 @@ pub(super) const fn room<C: Compute>(columns: usize) -> usize {
     PARTS * (columns + C::LANES)
 }
 
+/// Elements of room for what differs between the places of a narrow matrix.
+pub(super) const fn room_of_narrow<C: Compute>() -> usize {
+    PARTS * (C::LANES + 1) * C::LANES
+}
+
 impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { logits, mut out, tile, temperature, strips, results, parts, streams, .. } = self;
+        let Self { logits, mut out, tile, temperature, strips, results, parts, places, streams, .. } = self;
         let apart = parts.len() / PARTS;
         let mut shared = None;
         for strip in 0..strips.len() {
@@ -167,7 +177,14 @@ impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
         }
         let Some(shared) = shared else { return };
         let (lanes, width) = (tile.lanes, GROUP * C::LANES);
-        let aligns = streams && tile.len >= TORN;
+        if !places.is_empty()
+            && is_narrow::<C>(lanes)
+            && let (Some(x), Some(out)) = (logits.together(), out.together())
+            && x.len() == out.len()
+        {
+            return map_narrow::<S, C, _>(token, (x, out), lanes, shared, (parts, places), streams);
+        }
+        let aligns = streams && aligns::<C>(tile.len, lanes);
         let period = if aligns { out.period() } else { 1 };
         for first in (0..tile.len).step_by(TOGETHER) {
             let end = tile.len.min(first + TOGETHER);
@@ -213,6 +230,39 @@ impl<F: Function, C: Compute> Kernel for MapLines<'_, '_, F, C> {
                 }
             }
         }
+    }
+}
+
+/// The results of a matrix of a few columns, line after line, as [`narrow`](crate::kernel::narrow) folds it.
+#[inline(always)]
+fn map_narrow<S: Simd, C: Compute, M: Map<C::Vector<S>>>(
+    token: S,
+    (x, out): (&[C], &mut [C]),
+    width: usize,
+    shared: M,
+    (parts, places): (&[C], &mut [C]),
+    streams: bool,
+) {
+    let size = width * C::LANES;
+    // What each place has, and once more what those of two vectors have.
+    let of_parts = parts.chunks_exact(parts.len() / PARTS);
+    for (places, part) in places.chunks_exact_mut(places.len() / PARTS).zip(of_parts) {
+        repeat(C::Vector::<S>::load(token, part), width, size, places);
+    }
+    let (mut start, mut place) = (0, 0);
+    let mut end = C::Vector::<S>::lines(out).0.len();
+    while start < out.len() {
+        let (x, to) = (&x[start..end], &mut out[start..end]);
+        let map = with_parts::<S, C, _>(token, shared, places, place);
+        let results = map.apply::<MODE>(C::Vector::<S>::load_some(token, x, C::ZERO));
+        if streams && let (_, [line], _) = C::Vector::<S>::lines(to) {
+            results.stream(line);
+        } else {
+            results.store_some(to);
+        }
+        place += end - start;
+        place -= if place >= size { size } else { 0 };
+        (start, end) = (end, out.len().min(end + C::LANES));
     }
 }
 

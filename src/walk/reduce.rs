@@ -3,7 +3,7 @@
 use super::blocks::Blocks;
 use super::digest;
 use super::reader::{Read, Reader};
-use super::tiles::{Origin, Tiles};
+use super::tiles::{self, Origin, Tiles};
 use super::{Arguments, Call, Interrupt, LABELS, OUT, Way, check_out, share};
 use crate::error::{Error, Result};
 use crate::kernel::ahead::Ahead;
@@ -256,7 +256,7 @@ fn run<R: Reduction, C: Compute>(
     }
     let rows = call.rows_per_task().next_multiple_of(C::LANES).min(call.plan.rows);
     let tiles = (way == Way::Tiles).then(|| Tiles::<C>::shape(call, call.plan.len, Origin::of(&reader)));
-    let rows = tiles.map_or(rows, |(width, _)| rows.next_multiple_of(width));
+    let rows = tiles.map_or(rows, |shape| call.rows_per_task().next_multiple_of(tiles::unit(call, shape, 0)));
     let target = Target::new(out, &call.plan, OUT, true, Cut::rows(rows))?;
     share(call.threads, target.parts(), interrupt, &|index| {
         let (part, weights) = (target.part(index), Double::default());

@@ -147,9 +147,12 @@ fn results_that_trail() {
 
 /// Columns, whose tiles begin where lines of the output do, or cannot, and the same as rows.
 fn check_columns<T: Float + Element + Default + Into<f64>>(of: impl Fn(f64) -> T, seven: T) {
-    let shapes = [(1, 9, 4096), (3, 40, 336), (2, 1500, 80), (1, 4700, 211), (2, 30, 1001), (40, 7, 16), (1, 3, 70)];
+    let some = [(1, 9, 4096), (3, 40, 336), (2, 1500, 80), (1, 4700, 211), (2, 30, 1001), (40, 7, 16), (1, 3, 70)];
+    // Narrow ones: of part of a chunk, of several, of several blocks.
+    let narrow = [(3, 141, 15), (2, 2100, 7), (1, 66_000, 2)];
     // With rows that are special, by which a whole tile takes another way, and without.
-    for ((outer, len, lanes), special) in shapes.into_iter().flat_map(|shape| [(shape, true), (shape, false)]) {
+    let shapes = some.into_iter().chain(narrow);
+    for ((outer, len, lanes), special) in shapes.flat_map(|shape| [(shape, true), (shape, false)]) {
         let x = logits(outer * lanes, len).mapv(|x| of(if special || x.abs() < 10.0 { x } else { 0.5 }));
         // (Where nothing is special, every row keeps some.)
         let kept = Array2::from_shape_fn(x.raw_dim(), |(row, place)| {

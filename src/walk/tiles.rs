@@ -12,6 +12,7 @@ use crate::kernel::Temperature;
 use crate::kernel::column::{self, FoldStrip, Folds, LANES, Next, ReadRows, Room, Strip, Strips, WriteRows};
 use crate::kernel::exp::Shift;
 use crate::kernel::fold::{BLOCK, CHUNK, Fold};
+use crate::kernel::narrow::{self, FoldNarrow, Places};
 use crate::kernel::row::{Results, Store, copy_streaming};
 use crate::memory::{Compute, Cut, Lines, Part, Scratch, Tile, ViewMut, scratch};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -38,6 +39,9 @@ const LAST: usize = 2 << 20;
 /// Of a column that is written, so many lines at a time: they stay in the first cache.
 const WRITTEN: usize = 64;
 
+/// Columns of a narrow matrix are folded where they lie if they have so many elements.
+const NARROW: usize = 128;
+
 /// The most lanes of a tile, where its lines are not [`Origin::TornLines`].
 pub(super) const WIDEST: usize = 256;
 
@@ -55,7 +59,9 @@ pub(super) fn run<F: Function, C: Compute>(
     let temperatures = call.temperatures::<C>()?;
     let reader = Reader { source: &source, mask: mask.as_ref(), temperatures: &temperatures, len: call.plan.len };
     let store = call.store(out.array().dtype);
-    let are_torn = store == Store::Streaming && call.plan.len >= lines::TORN && !call.plan.lines_are_alike(OUT);
+    let are_torn = store == Store::Streaming
+        && lines::aligns::<C>(call.plan.len, call.plan.lanes())
+        && !call.plan.lines_are_alike(OUT);
     let origin = match Origin::of(&reader) {
         Origin::Lines if are_torn => Origin::TornLines,
         origin => origin,
@@ -64,18 +70,27 @@ pub(super) fn run<F: Function, C: Compute>(
     // Tiles begin where lines of the output do, which only then can be written past the cache.
     let (address, size) = (out.array().address(), out.array().dtype.size());
     let early = if store == Store::Streaming { call.plan.past_line(OUT, address, size) } else { 0 };
-    let cut = Cut { early, ..Cut::rows(call.rows_per_task().next_multiple_of(shape.0)) };
+    let cut = Cut { early, ..Cut::rows(call.rows_per_task().next_multiple_of(unit(call, shape, early))) };
     for_each_part(call, out, cut, interrupt, &|part| {
         let tiles = Tiles::new(call, reader, shape)?;
         let past = store == Store::Streaming && tiles.dense && part.is_dense::<C>();
         // Vectors reach over the end of the last row.
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
-        let parts = scratch(if lines::maps(&reader) && !tiles.dense { lines::room::<C>(shape.0) } else { 0 })?;
+        let maps = lines::maps(&reader) && !tiles.dense;
+        let parts = scratch(if maps { lines::room::<C>(shape.0) } else { 0 })?;
+        let narrow = maps && narrow::is_narrow::<C>(call.plan.lanes()) && call.plan.len >= NARROW;
+        let places = scratch(if narrow { lines::room_of_narrow::<C>() } else { 0 })?;
         let abreast = Abreast::new::<F>(call, &reader, &part, store)?;
         let function = PhantomData;
-        dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, abreast, part, store, function });
+        dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, places, abreast, part, store, function });
         Ok(())
     })
+}
+
+/// The rows that a task has a multiple of, where the first tile of it begins `early`.
+pub(super) fn unit(call: &Call<'_>, (width, _): (usize, bool), early: usize) -> usize {
+    // (No narrow matrix is taken apart.)
+    if early == 0 { width.min(call.plan.lanes()) } else { width }
 }
 
 /// Where tiles are read from.
@@ -114,12 +129,11 @@ pub(super) struct Tiles<'a, C: Compute> {
     /// Whether the rows lie one after another.
     dense: bool,
     data: Scratch<C>,
-    /// The folds of the present tile's rows.
-    strips: Vec<Folds<C>>,
-    /// The folds of their present blocks.
-    blocks: Vec<Folds<C>>,
-    /// Room for the fold of a chunk, and for what it is made of.
-    chunk: Folds<C>,
+    /// Whether the present tile's rows are in working memory, as they are in the end where a tile has whole rows; or, of a
+    /// narrow matrix ([`FoldNarrow`]), where they lie.
+    holds: bool,
+    chain: Chain<C>,
+    /// Room for what a fold is made of.
     room: Room<C>,
     /// The largest of each lane of the present chunk, where it is copied line by line.
     maxima: Vec<[C; LANES]>,
@@ -160,8 +174,6 @@ impl<'a, C: Compute> Tiles<'a, C> {
             // Lanes past the rows are computed too, and nobody reads what comes of it.
             data.fill(C::ZERO);
         }
-        let strips = vec![Folds::empty(); width / C::LANES];
-        let blocks = strips.clone();
         let distinct = if matches!(reader.temperatures, super::Temperatures::All(_)) { 1 } else { width };
         let temperatures = vec![reader.temperatures.of(0); distinct];
         Ok(Self {
@@ -171,9 +183,8 @@ impl<'a, C: Compute> Tiles<'a, C> {
             whole,
             dense,
             data,
-            strips,
-            blocks,
-            chunk: Folds::empty(),
+            holds: whole,
+            chain: Chain::new(width / C::LANES, reader.len),
             room: Room::new(),
             maxima: vec![[C::ZERO; LANES]; if dense { 0 } else { columns / C::LANES }],
             temperatures,
@@ -183,13 +194,13 @@ impl<'a, C: Compute> Tiles<'a, C> {
     /// The fold of a row of the present tile.
     #[inline(always)]
     pub(super) fn get(&self, lane: usize) -> Fold<C> {
-        self.strips[lane / C::LANES].get(lane % C::LANES)
+        self.chain.rows[lane / C::LANES].get(lane % C::LANES)
     }
 
     /// The folds of a strip of the present tile.
     #[inline(always)]
     pub(super) fn folds(&self, strip: usize) -> &Folds<C> {
-        &self.strips[strip]
+        &self.chain.rows[strip]
     }
 
     /// The rows of the tile that begins with `first`, of rows that end at `end`.
@@ -207,6 +218,11 @@ impl<'a, C: Compute> Tiles<'a, C> {
     fn fold_inlined<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
         let count = lanes.div_ceil(C::LANES);
+        let is_narrow = self.fold_narrow(token, first, lanes);
+        self.holds = self.whole && !is_narrow;
+        if is_narrow {
+            return;
+        }
         if self.temperatures.len() > 1 {
             for lane in 0..lanes {
                 self.temperatures[lane] = self.reader.temperatures.of(first + lane);
@@ -224,8 +240,8 @@ impl<'a, C: Compute> Tiles<'a, C> {
             }
             for index in 0..count {
                 let within = C::LANES.min(lanes - index * C::LANES);
-                if !self.strips[index].alike
-                    && let Some(retry) = self.strips[index].retry(of_strip(&self.temperatures, index), within)
+                if !self.chain.rows[index].alike
+                    && let Some(retry) = self.chain.rows[index].retry(of_strip(&self.temperatures, index), within)
                 {
                     fixed.get_or_insert_with(|| vec![[None; LANES]; count])[index] = retry;
                 }
@@ -264,30 +280,36 @@ impl<'a, C: Compute> Tiles<'a, C> {
                 Next { line: lines.get(0), pitch: lines.pitch(), width: next.lanes, at: (line, 0) }
             });
             let fixed = fixed.map(|fixed| &fixed[index]);
-            // As `fold::fold_row`: chunks make blocks, and blocks make the row.
-            let begins = at.is_multiple_of(BLOCK);
-            let folds = match begins {
-                true if len <= CHUNK => &mut self.strips[index],
-                true => &mut self.blocks[index],
-                false => &mut self.chunk,
-            };
+            let folds = self.chain.of_chunk(index, at);
             let temperatures = of_strip(&self.temperatures, index);
             let (tile, room) = (&self.data[..], &mut self.room);
             let max = searched.then(|| &self.maxima[within]);
             token.call(FoldStrip { tile, strip, temperatures, fixed, max, folds, room, next });
-            if !begins {
-                self.blocks[index].add(&self.chunk);
-            }
-            if len <= CHUNK || (at + CHUNK < len && !(at + CHUNK).is_multiple_of(BLOCK)) {
-                continue;
-            }
-            if at < BLOCK {
-                self.strips[index] = self.blocks[index];
-            } else {
-                let block = self.blocks[index];
-                self.strips[index].add(&block);
-            }
+            self.chain.join(index, at);
         }
+    }
+
+    /// The folds of `lanes` rows from `first` on that are the columns of a narrow matrix, from where they lie. False where they
+    /// are none, or some row needs more.
+    #[inline(always)]
+    fn fold_narrow<S: Simd>(&mut self, token: S, first: usize, lanes: usize) -> bool {
+        let Reader { source, mask, len, .. } = self.reader;
+        let is_plain = lines::maps(&self.reader) && mask.is_none();
+        if S::COMPACT || self.dense || !is_plain || !narrow::is_narrow::<C>(lanes) || len < NARROW {
+            return false;
+        }
+        let lines = source.lines::<C>(self.at(first, lanes, 0, len));
+        let Some(x) = lines.as_ref().and_then(Lines::together) else { return false };
+        let places = &mut Places::new();
+        for (index, x) in x.chunks(CHUNK * lanes).enumerate() {
+            let (at, temperature) = (index * CHUNK, &self.temperatures[0]);
+            let folds = self.chain.of_chunk(0, at);
+            if !token.call(FoldNarrow { x, width: lanes, temperature, places: &mut *places, folds }) {
+                return false;
+            }
+            self.chain.join(0, at);
+        }
+        true
     }
 
     /// The tile's place in the array.
@@ -335,6 +357,52 @@ impl<'a, C: Compute> Tiles<'a, C> {
     }
 }
 
+/// The folds of a tile's rows, strip by strip, made as [`fold::fold_row`](crate::kernel::fold) makes one: chunks make blocks,
+/// and blocks make the row.
+struct Chain<C: Compute> {
+    len: usize,
+    rows: Vec<Folds<C>>,
+    /// Their present blocks.
+    blocks: Vec<Folds<C>>,
+    /// A chunk.
+    chunk: Folds<C>,
+}
+
+impl<C: Compute> Chain<C> {
+    fn new(strips: usize, len: usize) -> Self {
+        let rows = vec![Folds::empty(); strips];
+        Self { len, blocks: rows.clone(), rows, chunk: Folds::empty() }
+    }
+
+    /// Where the folds of a strip's chunk belong that begins with element `at`.
+    #[inline(always)]
+    fn of_chunk(&mut self, strip: usize, at: usize) -> &mut Folds<C> {
+        match at.is_multiple_of(BLOCK) {
+            true if self.len <= CHUNK => &mut self.rows[strip],
+            true => &mut self.blocks[strip],
+            false => &mut self.chunk,
+        }
+    }
+
+    /// Adds that chunk to those before it.
+    #[inline(always)]
+    fn join(&mut self, strip: usize, at: usize) {
+        if !at.is_multiple_of(BLOCK) {
+            self.blocks[strip].add(&self.chunk);
+        }
+        let next = at + CHUNK;
+        if self.len <= CHUNK || (next < self.len && !next.is_multiple_of(BLOCK)) {
+            return;
+        }
+        if at < BLOCK {
+            self.rows[strip] = self.blocks[strip];
+        } else {
+            let block = self.blocks[strip];
+            self.rows[strip].add(&block);
+        }
+    }
+}
+
 /// The temperatures of a strip: one for all, or one for each lane.
 #[inline(always)]
 fn of_strip<C: Compute>(temperatures: &[Temperature<C>], strip: usize) -> &[Temperature<C>] {
@@ -366,6 +434,8 @@ struct MapTiles<'a, F, C: Compute> {
     past: Scratch<C>,
     /// Room for what differs between the columns of [`MapLines`], or nothing.
     parts: Scratch<C>,
+    /// The same between the places of a narrow matrix, or nothing.
+    places: Scratch<C>,
     abreast: Abreast<C>,
     part: Part<'a>,
     store: Store,
@@ -400,7 +470,7 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
     fn write<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.tiles.reader.len;
         let count = lanes.div_ceil(C::LANES);
-        let alike = F::Row::<C>::BY_LANES && self.tiles.strips[..count].iter().all(|folds| folds.alike);
+        let alike = F::Row::<C>::BY_LANES && self.tiles.chain.rows[..count].iter().all(|folds| folds.alike);
         let step = match (alike, self.tiles.whole) {
             (true, _) if len > CHUNK / 2 => WRITTEN,
             (_, true) => len,
@@ -430,13 +500,13 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
     /// The results of some columns, whose first strip has this number, by way of working memory.
     #[inline(always)]
     fn write_tile<S: Simd>(&mut self, token: S, tile: Tile, first: usize, results: &[[F::Row<C>; LANES]]) {
-        if !self.tiles.whole {
+        if !self.tiles.holds {
             self.tiles.read(token, tile);
         }
         for within in 0..tile.lanes.div_ceil(C::LANES) {
             let (index, strip) = (first + within, self.tiles.strip(within, tile.start, tile.len));
-            let Tiles { data, temperatures, strips, .. } = &mut self.tiles;
-            let from = results.get(index).map_or(Strips::Alike(&strips[index]), Strips::Each);
+            let Tiles { data, temperatures, chain, .. } = &mut self.tiles;
+            let from = results.get(index).map_or(Strips::Alike(&chain.rows[index]), Strips::Each);
             let temperatures = of_strip(temperatures, index);
             token.call(column::Write { tile: data, strip, temperatures, from });
         }
@@ -448,21 +518,21 @@ impl<F: Function, C: Compute> MapTiles<'_, F, C> {
     /// lie in lines.
     #[inline(always)]
     fn map_lines<S: Simd>(&mut self, token: S, tile: Tile, results: &[[F::Row<C>; LANES]]) -> bool {
-        let Tiles { reader, whole, dense, data, strips, temperatures, .. } = &self.tiles;
-        let strips = &strips[..tile.lanes.div_ceil(C::LANES)];
+        let Tiles { reader, holds, dense, data, chain, temperatures, .. } = &self.tiles;
+        let strips = &chain.rows[..tile.lanes.div_ceil(C::LANES)];
         if S::COMPACT || !lines::maps(reader) || *dense || !strips.iter().all(|folds| folds.alike) {
             return false;
         }
         let Some(out) = self.part.lines::<C>(tile) else { return false };
         let (temperature, streams) = (&temperatures[0], self.store == Store::Streaming);
-        let (parts, function) = (&mut self.parts[..], PhantomData::<F>);
-        let logits = match (whole, reader.mask) {
+        let (parts, places, function) = (&mut self.parts[..], &mut self.places[..], PhantomData::<F>);
+        let logits = match (holds, reader.mask) {
             (true, _) => Some(Lines::of(data, tile.pitch, tile.len, tile.lanes.next_multiple_of(C::LANES))),
             (false, None) => reader.source.lines::<C>(tile),
             (false, Some(_)) => None,
         };
         let Some(logits) = logits else { return false };
-        token.call(MapLines { logits, out, tile, temperature, strips, results, parts, streams, function });
+        token.call(MapLines { logits, out, tile, temperature, strips, results, parts, places, streams, function });
         true
     }
 
