@@ -78,8 +78,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
         let maps = lines::maps(&reader) && !tiles.dense;
         let parts = scratch(if maps { lines::room::<C>(shape.0) } else { 0 })?;
-        let narrow = maps && narrow::is_narrow::<C>(call.plan.lanes()) && call.plan.len >= NARROW;
-        let places = scratch(if narrow { lines::room_of_narrow::<C>() } else { 0 })?;
+        let places = scratch(if tiles.is_narrow { lines::room_of_narrow::<C>() } else { 0 })?;
         let abreast = Abreast::new::<F>(call, &reader, &part, store)?;
         let function = PhantomData;
         dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, places, abreast, part, store, function });
@@ -91,6 +90,15 @@ pub(super) fn run<F: Function, C: Compute>(
 pub(super) fn unit(call: &Call<'_>, (width, _): (usize, bool), early: usize) -> usize {
     // (No narrow matrix is taken apart.)
     if early == 0 { width.min(call.plan.lanes()) } else { width }
+}
+
+/// Whether each matrix of columns is narrow, so that it is folded as it lies if its lines are adjacent ([`FoldNarrow`]).
+fn is_narrow<C: Compute>(call: &Call<'_>, reader: &Reader<'_, C>) -> bool {
+    narrow::is_narrow::<C>(call.plan.lanes())
+        && reader.len >= NARROW
+        && reader.mask.is_none()
+        && lines::maps(reader)
+        && !reader.source.is_dense::<C>()
 }
 
 /// Where tiles are read from.
@@ -132,6 +140,8 @@ pub(super) struct Tiles<'a, C: Compute> {
     /// Whether the present tile's rows are in working memory, as they are in the end where a tile has whole rows; or, of a
     /// narrow matrix ([`FoldNarrow`]), where they lie.
     holds: bool,
+    /// See [`is_narrow`].
+    is_narrow: bool,
     chain: Chain<C>,
     /// Room for what a fold is made of.
     room: Room<C>,
@@ -170,8 +180,9 @@ impl<'a, C: Compute> Tiles<'a, C> {
         let dense = reader.source.is_dense::<C>();
         let columns = if whole { width } else { width.min(GROUP * C::LANES) };
         let mut data = scratch(columns * if whole { reader.len } else { CHUNK })?;
-        if !lanes.is_multiple_of(C::LANES) {
-            // Lanes past the rows are computed too, and nobody reads what comes of it.
+        let is_narrow = is_narrow(call, &reader);
+        // Lanes past the rows are computed too, and nobody reads what comes of it. (Of a narrow matrix: when it comes to this.)
+        if !lanes.is_multiple_of(C::LANES) && !is_narrow {
             data.fill(C::ZERO);
         }
         let distinct = if matches!(reader.temperatures, super::Temperatures::All(_)) { 1 } else { width };
@@ -184,6 +195,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
             dense,
             data,
             holds: whole,
+            is_narrow,
             chain: Chain::new(width / C::LANES, reader.len),
             room: Room::new(),
             maxima: vec![[C::ZERO; LANES]; if dense { 0 } else { columns / C::LANES }],
@@ -218,10 +230,13 @@ impl<'a, C: Compute> Tiles<'a, C> {
     fn fold_inlined<S: Simd>(&mut self, token: S, first: usize, lanes: usize) {
         let len = self.reader.len;
         let count = lanes.div_ceil(C::LANES);
-        let is_narrow = self.fold_narrow(token, first, lanes);
-        self.holds = self.whole && !is_narrow;
-        if is_narrow {
-            return;
+        self.holds = self.whole;
+        if self.is_narrow {
+            if self.fold_narrow(token, first, lanes) {
+                self.holds = false;
+                return;
+            }
+            self.data.fill(C::ZERO);
         }
         if self.temperatures.len() > 1 {
             for lane in 0..lanes {
@@ -293,12 +308,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
     /// are none, or some row needs more.
     #[inline(always)]
     fn fold_narrow<S: Simd>(&mut self, token: S, first: usize, lanes: usize) -> bool {
-        let Reader { source, mask, len, .. } = self.reader;
-        let is_plain = lines::maps(&self.reader) && mask.is_none();
-        if S::COMPACT || self.dense || !is_plain || !narrow::is_narrow::<C>(lanes) || len < NARROW {
-            return false;
-        }
-        let lines = source.lines::<C>(self.at(first, lanes, 0, len));
+        let lines = self.reader.source.lines::<C>(self.at(first, lanes, 0, self.reader.len));
         let Some(x) = lines.as_ref().and_then(Lines::together) else { return false };
         let places = &mut Places::new();
         for (index, x) in x.chunks(CHUNK * lanes).enumerate() {
