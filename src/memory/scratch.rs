@@ -23,28 +23,34 @@ pub(crate) type Kept<C> = LocalKey<RefCell<Vec<Vec<C>>>>;
 /// Working memory, which its thread gets back when it is dropped.
 pub(crate) struct Scratch<C: Compute> {
     values: Vec<C>,
-    /// Where the first line begins.
+    /// Where the first line begins, and where what was asked for ends.
     start: usize,
+    end: usize,
 }
 
 /// Working memory of `count` values, whatever they are.
 pub(crate) fn scratch<C: Compute>(count: usize) -> Result<Scratch<C>> {
     if count == 0 {
-        return Ok(Scratch { values: Vec::new(), start: 0 });
+        return Ok(Scratch { values: Vec::new(), start: 0, end: 0 });
     }
     let room = count.saturating_add(LINE / size_of::<C>() - 1);
     let kept = C::kept().try_with(|kept| {
         let mut kept = kept.borrow_mut();
-        let fits = kept.iter().position(|values| values.capacity() >= room);
-        fits.map(|index| kept.swap_remove(index))
+        // The smallest that is large enough: the others may be needed next, and each stays as long as it was.
+        let fits = kept.iter().enumerate().filter(|(_, values)| values.capacity() >= room);
+        let best = fits.min_by_key(|(_, values)| values.capacity()).map(|(index, _)| index);
+        best.map(|index| kept.swap_remove(index))
     });
     let mut values = match kept {
         Ok(Some(values)) => values,
         _ => reserve(room)?,
     };
     let start = values.as_ptr().align_offset(LINE);
-    values.resize(start + count, C::default());
-    Ok(Scratch { values, start })
+    let end = start + count;
+    if values.len() < end {
+        values.resize(end, C::default());
+    }
+    Ok(Scratch { values, start, end })
 }
 
 impl<C: Compute> Drop for Scratch<C> {
@@ -68,13 +74,13 @@ impl<C: Compute> Deref for Scratch<C> {
     type Target = [C];
 
     fn deref(&self) -> &[C] {
-        &self.values[self.start..]
+        &self.values[self.start..self.end]
     }
 }
 
 impl<C: Compute> DerefMut for Scratch<C> {
     fn deref_mut(&mut self) -> &mut [C] {
-        &mut self.values[self.start..]
+        &mut self.values[self.start..self.end]
     }
 }
 
@@ -91,5 +97,15 @@ mod tests {
                 assert_eq!((few.as_ptr().align_offset(LINE), more.as_ptr().align_offset(LINE)), (0, 0), "{count}");
             }
         }
+    }
+    #[test]
+    fn a_small_one_leaves_the_large_ones() {
+        let place = |values: &Scratch<f32>| values.as_ptr();
+        let (large, small) = (scratch::<f32>(5000).unwrap(), scratch::<f32>(100).unwrap());
+        let places = (place(&large), place(&small));
+        drop((large, small));
+        let (small, large) = (scratch::<f32>(90).unwrap(), scratch::<f32>(4000).unwrap());
+        assert_eq!((place(&large), place(&small)), places);
+        assert_eq!((large.len(), small.len()), (4000, 90));
     }
 }

@@ -78,7 +78,7 @@ pub(super) fn run<F: Function, C: Compute>(
         let past = scratch(if past { (shape.0 + 1) * call.plan.len + C::LANES } else { 0 })?;
         let maps = lines::maps(&reader) && !tiles.dense;
         let parts = scratch(if maps { lines::room::<C>(shape.0) } else { 0 })?;
-        let places = scratch(if tiles.is_narrow { lines::room_of_narrow::<C>() } else { 0 })?;
+        let places = scratch(if tiles.places.is_some() { lines::room_of_narrow::<C>() } else { 0 })?;
         let abreast = Abreast::new::<F>(call, &reader, &part, store)?;
         let function = PhantomData;
         dispatch(call.level, MapTiles::<F, C> { tiles, early, past, parts, places, abreast, part, store, function });
@@ -140,8 +140,8 @@ pub(super) struct Tiles<'a, C: Compute> {
     /// Whether the present tile's rows are in working memory, as they are in the end where a tile has whole rows; or, of a
     /// narrow matrix ([`FoldNarrow`]), where they lie.
     holds: bool,
-    /// See [`is_narrow`].
-    is_narrow: bool,
+    /// Room for the folds of narrow matrices, if there are such ([`is_narrow`]).
+    places: Option<Box<Places<C>>>,
     chain: Chain<C>,
     /// Room for what a fold is made of.
     room: Room<C>,
@@ -180,9 +180,9 @@ impl<'a, C: Compute> Tiles<'a, C> {
         let dense = reader.source.is_dense::<C>();
         let columns = if whole { width } else { width.min(GROUP * C::LANES) };
         let mut data = scratch(columns * if whole { reader.len } else { CHUNK })?;
-        let is_narrow = is_narrow(call, &reader);
+        let places = is_narrow(call, &reader).then(|| Box::new(Places::new()));
         // Lanes past the rows are computed too, and nobody reads what comes of it. (Of a narrow matrix: when it comes to this.)
-        if !lanes.is_multiple_of(C::LANES) && !is_narrow {
+        if !lanes.is_multiple_of(C::LANES) && places.is_none() {
             data.fill(C::ZERO);
         }
         let distinct = if matches!(reader.temperatures, super::Temperatures::All(_)) { 1 } else { width };
@@ -195,7 +195,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
             dense,
             data,
             holds: whole,
-            is_narrow,
+            places,
             chain: Chain::new(width / C::LANES, reader.len),
             room: Room::new(),
             maxima: vec![[C::ZERO; LANES]; if dense { 0 } else { columns / C::LANES }],
@@ -231,7 +231,7 @@ impl<'a, C: Compute> Tiles<'a, C> {
         let len = self.reader.len;
         let count = lanes.div_ceil(C::LANES);
         self.holds = self.whole;
-        if self.is_narrow {
+        if self.places.is_some() {
             if self.fold_narrow(token, first, lanes) {
                 self.holds = false;
                 return;
@@ -309,15 +309,15 @@ impl<'a, C: Compute> Tiles<'a, C> {
     #[inline(always)]
     fn fold_narrow<S: Simd>(&mut self, token: S, first: usize, lanes: usize) -> bool {
         let lines = self.reader.source.lines::<C>(self.at(first, lanes, 0, self.reader.len));
+        let Self { places: Some(places), chain, temperatures, .. } = self else { return false };
         let Some(x) = lines.as_ref().and_then(Lines::together) else { return false };
-        let places = &mut Places::new();
         for (index, x) in x.chunks(CHUNK * lanes).enumerate() {
-            let (at, temperature) = (index * CHUNK, &self.temperatures[0]);
-            let folds = self.chain.of_chunk(0, at);
-            if !token.call(FoldNarrow { x, width: lanes, temperature, places: &mut *places, folds }) {
+            let (at, temperature, places) = (index * CHUNK, &temperatures[0], &mut **places);
+            let folds = chain.of_chunk(0, at);
+            if !token.call(FoldNarrow { x, width: lanes, temperature, places, folds }) {
                 return false;
             }
-            self.chain.join(0, at);
+            chain.join(0, at);
         }
         true
     }
