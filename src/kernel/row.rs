@@ -14,6 +14,7 @@
 //! Where s was kept ([`super::kept`]) it takes the place of T, and the power of two is one for all: the same bits.
 
 use super::Temperature;
+use super::ahead::Ahead;
 use super::column::{Folds, LANES, of_lane};
 use super::double::{power_of_two, power_of_two_at_most_one};
 use super::exp::{Anchor, Anchors, Exp, Mode, Shift, of_shifts};
@@ -413,6 +414,8 @@ pub(crate) struct WriteInPlace<'a, T: Real, R> {
     pub(crate) kept: Kept<'a, T>,
     pub(crate) temperature: &'a Temperature<T>,
     pub(crate) results: &'a R,
+    /// What is asked for meanwhile.
+    pub(crate) ahead: Ahead,
 }
 
 impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
@@ -420,15 +423,15 @@ impl<T: Real, R: Results<T>> Kernel for WriteInPlace<'_, T, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, token: S) {
-        let Self { data, kept, temperature, results } = self;
+        let Self { data, kept, temperature, results, ahead } = self;
         if results.is_undefined() {
             data.fill(T::NAN);
             return;
         }
         let map = results.map(token, temperature);
         match results.mode(temperature).at::<S>() {
-            Mode::Clamped => write_in_place::<S, T, R, { Mode::Clamped as u8 }>(token, data, kept, map),
-            Mode::General => write_in_place::<S, T, R, { Mode::General as u8 }>(token, data, kept, map),
+            Mode::Clamped => write_in_place::<S, T, R, { Mode::Clamped as u8 }>(token, data, kept, map, ahead),
+            Mode::General => write_in_place::<S, T, R, { Mode::General as u8 }>(token, data, kept, map, ahead),
         }
     }
 }
@@ -512,11 +515,12 @@ fn write_in_place<S: Simd, T: Real, R: Results<T>, const MODE: u8>(
     data: &mut [T],
     kept: Kept<'_, T>,
     map: R::Map<S>,
+    ahead: Ahead,
 ) {
     if has_p::<S, T, R>(&kept) {
-        write_in_place_as::<S, T, _, MODE, true>(token, data, kept.p(data.len()), map);
+        write_in_place_as::<S, T, _, MODE, true>(token, data, kept.p(data.len()), map, ahead);
     } else {
-        write_in_place_as::<S, T, _, MODE, false>(token, data, &[], map);
+        write_in_place_as::<S, T, _, MODE, false>(token, data, &[], map, ahead);
     }
 }
 
@@ -526,11 +530,13 @@ fn write_in_place_as<S: Simd, T: Real, M: Map<T::Vector<S>>, const MODE: u8, con
     data: &mut [T],
     kept: &[T],
     map: M,
+    ahead: Ahead,
 ) {
     let lanes = T::LANES;
     let whole = data.len() / lanes * lanes;
     let (data, tail) = data.split_at_mut(whole);
     for (index, vector) in data.chunks_exact_mut(lanes).enumerate() {
+        token.prefetch_near(vector, ahead.from(index * lanes).index(0));
         let x = T::Vector::<S>::load(token, vector);
         let p = if KEPT { T::Vector::<S>::load(token, &kept[index * lanes..]) } else { x };
         apply::<_, _, MODE, KEPT>(&map, x, p).store(vector);

@@ -5,6 +5,7 @@ use ndarray::{Array, ArrayRef, Dimension};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::kernel::Temperature;
+use crate::kernel::ahead::Ahead;
 use crate::kernel::fold::{self, CHUNK, Chunk, Fold};
 use crate::kernel::kept::{Keep, Kept};
 use crate::kernel::log_row::LogSum;
@@ -184,11 +185,11 @@ impl Digest for Top {
         }
         let undefined = if self.log {
             let results = &LogSum::new(token, &state.fold, temperature, &row.logits);
-            token.call(WriteInPlace { data: values, kept: Kept::NOTHING, temperature, results });
+            token.call(WriteInPlace { data: values, kept: Kept::NOTHING, temperature, results, ahead: Ahead::NONE });
             results.is_undefined()
         } else {
             let results = &Quotient::new(&state.fold);
-            token.call(WriteInPlace { data: values, kept: Kept::NOTHING, temperature, results });
+            token.call(WriteInPlace { data: values, kept: Kept::NOTHING, temperature, results, ahead: Ahead::NONE });
             results.is_undefined()
         };
         if undefined {

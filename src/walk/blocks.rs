@@ -185,7 +185,13 @@ impl<F: Function, C: Compute> Kernel for Write<'_, F, C> {
         } else {
             reader.copy(token, row, elements.clone(), &mut data);
             let (temperature, results) = (self.temperature, self.folded);
-            token.call(row::WriteInPlace { data: &mut data, kept: Kept::NOTHING, temperature, results });
+            token.call(row::WriteInPlace {
+                data: &mut data,
+                kept: Kept::NOTHING,
+                temperature,
+                results,
+                ahead: Ahead::NONE,
+            });
             reader.exclude_of_undefined::<F>(row, elements.start, &mut data, results.is_undefined());
         }
         let (part, store) = (&mut self.part, self.store);

@@ -349,12 +349,16 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let temperature = self.reader.temperatures.of(row);
         let data = self.part.row::<C>(row, 0..self.reader.len);
         let keep = Keep::within(&mut self.kept, self.reader.len, 1);
-        let ahead = if data.len() <= CHUNK { Ahead::SHORT } else { Ahead::ONCE };
-        let fold = fold::fold_row::<S, C>(token, data, keep, &temperature, ahead);
+        // (Long ones are hardly slower than memory as it is.)
+        let (first, ahead) = match data.len() {
+            len if len <= CHUNK => (Ahead::first(len), Ahead::second(len)),
+            _ => (Ahead::ONCE, Ahead::NONE),
+        };
+        let fold = fold::fold_row::<S, C>(token, data, keep, &temperature, first);
         let folded = self.reader.complete::<F::Row<C>, S>(token, row, &fold, &temperature);
         let data = self.part.row::<C>(row, 0..self.reader.len);
         let kept = Kept::within(&self.kept, self.reader.len, 1);
-        token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded });
+        token.call(row::WriteInPlace { data, kept, temperature: &temperature, results: &folded, ahead });
     }
 
     /// Short rows that give way to their own results, folded together.
@@ -364,14 +368,16 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
         let (temperature, (folds, sums)) = (&reader.temperatures.of(rows.start), room);
         let x = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
         let keep = Keep::within(&mut self.kept, len, self.group);
-        token.call(FoldRows { x, len, keep, temperature, ahead: Ahead::SHORT, folds, sums });
+        let (ahead, second) = (Ahead::first(x.len()), Ahead::second(x.len()));
+        token.call(FoldRows { x, len, keep, temperature, ahead, folds, sums });
         // All of them before the first is written, as some may be read again for this.
         let results = reader.complete_each::<F::Row<C>, S>(token, rows.start, rows.len(), folds);
         let data = self.part.rows_dense::<C>(rows.start, rows.len(), 0..len);
         let kept = Kept::within(&self.kept, len, self.group);
         for (index, (data, results)) in data.chunks_exact_mut(len).zip(&results).enumerate() {
             let kept = kept.from(index * fold::room::<C>(len));
-            token.call(row::WriteInPlace { data, kept, temperature, results });
+            let ahead = second.from(index * len);
+            token.call(row::WriteInPlace { data, kept, temperature, results, ahead });
         }
     }
 
@@ -473,7 +479,7 @@ impl<F: Function, C: Compute> Rows<'_, F, C> {
             }
             return;
         } else {
-            token.call(row::WriteInPlace { data, kept, temperature, results });
+            token.call(row::WriteInPlace { data, kept, temperature, results, ahead: Ahead::NONE });
             self.reader.exclude_of_undefined::<F>(row, block.start, data, results.is_undefined());
         }
         let part = &mut self.part;

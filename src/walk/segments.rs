@@ -333,7 +333,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
         let results = &self.results(token, &fold, &elements, temperature);
         let data = self.part.row::<C>(0, elements);
         let kept = Kept::within(&self.kept[..keeps], data.len(), 1);
-        token.call(row::WriteInPlace { data, kept, temperature, results });
+        token.call(row::WriteInPlace { data, kept, temperature, results, ahead: Ahead::NONE });
     }
 
     /// A segment by way of working memory, block by block; twice, unless one block holds it all.
@@ -366,7 +366,7 @@ impl<F: Function, C: Compute> Segments<'_, F, C> {
                 self.source.read(0, start, data);
             }
             let kept = Kept::within(&self.kept[..keeps], len, 1);
-            token.call(row::WriteInPlace { data, kept, temperature, results });
+            token.call(row::WriteInPlace { data, kept, temperature, results, ahead: Ahead::NONE });
             self.part.write(0, start, &self.scratch[..(elements.end - start).min(BLOCK)]);
         }
     }
